@@ -1,0 +1,31 @@
+# Two commands to know: make quickstart, make test. Everything happens in .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: install quickstart test test-slow docs clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve,train,offline,dev]'
+	touch $@
+
+quickstart: install
+	$(BIN)/palmette quickstart
+
+test: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m 'not slow'
+
+test-slow: install
+	$(BIN)/pytest -m slow
+
+docs: install
+	$(BIN)/zensical build --clean --strict
+
+clean:
+	rm -rf .venv site runs

@@ -1,0 +1,59 @@
+"""Palmette: one model for many text tasks; train, prove, ship, operate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palmette.config import Config
+from palmette.errors import ConfigError, MissingExtraError, PalmetteError, ReadError, RunError
+
+if TYPE_CHECKING:
+    from palmette.run import Run
+
+__version__ = "0.1.0"
+
+
+def train(config: Config | dict[str, Any] | str | Path, out: str | Path, **options: Any) -> Run:
+    """Train one model on all tasks of a configuration and load it.
+
+    Args:
+        config: a `Config`, the same as a mapping, or a YAML file.
+        out: the run folder to write.
+        **options: of `palmette.trainer.train`: resume, strict, listeners.
+
+    Raises:
+        ConfigError, ReadError, RunError: what is wrong, and where.
+    """
+    from palmette import trainer
+    from palmette.run import Run
+
+    if isinstance(config, str | Path):
+        config = Config.load(config)
+    elif isinstance(config, dict):
+        config = Config.parse(config)
+    trainer.train(config, out, **options)
+    return Run.load(out)
+
+
+def load(path: str | Path) -> Run:
+    """Load a finished run.
+
+    Raises:
+        RunError: it is not one.
+    """
+    from palmette.run import Run
+
+    return Run.load(path)
+
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "MissingExtraError",
+    "PalmetteError",
+    "ReadError",
+    "RunError",
+    "load",
+    "train",
+]

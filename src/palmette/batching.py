@@ -1,0 +1,179 @@
+"""Examples -> padded batches, by token budget and bucketed by length. Arrays only: no torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmette.kinds import AnyKind
+from palmette.text import Encoded, Row
+from palmette.types import Example
+
+Array = NDArray[Any]
+
+# Rows are sorted by length inside pools of this many updates: large enough that padding stays under 5 % on EWT,
+# small enough that an update is still a random draw.
+_POOL = 32
+
+
+@dataclass(frozen=True, slots=True)
+class TaskBatch:
+    """What one task's head and loss need of a batch.
+
+    Attributes:
+        index: [units] hidden vectors that the head reads (see `Kind.index`).
+        targets: what the loss compares with, each of first dimension [units]; empty when predicting.
+        rows: [task rows] which rows of the batch carry the task.
+        sizes: [task rows] how many units each of them has.
+    """
+
+    index: Array
+    targets: Mapping[str, Array]
+    rows: Array
+    sizes: Array
+
+    @property
+    def units(self) -> float:
+        """Labelled units: words, texts, questions; windows of one text share one unit."""
+        return float(self.targets["weight"].sum(dtype=np.float64)) if self.targets else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded rows and what each task reads of them.
+
+    Attributes:
+        inputs: `input_ids`, `attention_mask`, `token_type_ids`, `casing`: [rows, tokens] int64.
+        tasks: the tasks that a row of the batch carries.
+        rows: the rows, unpadded.
+    """
+
+    inputs: Mapping[str, Array]
+    tasks: Mapping[str, TaskBatch]
+    rows: Sequence[Row]
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, padding excluded."""
+        return int(self.inputs["attention_mask"].sum())
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Encoded examples; `encoded[n]` belongs to `examples[n]`."""
+
+    examples: Sequence[Example]
+    encoded: Sequence[Encoded]
+
+    def rows(self, numbers: Iterable[int]) -> list[Row]:
+        """All rows of some examples, in order."""
+        return [row for number in numbers for row in self.encoded[number].rows]
+
+
+def collate(rows: Sequence[Row], dataset: Dataset, kinds: Mapping[str, AnyKind], *, pad: int, labelled: bool) -> Batch:
+    """Pad rows into a batch.
+
+    Args:
+        rows: of the dataset; at least one.
+        dataset: where their examples are.
+        kinds: the tasks to prepare.
+        pad: vocabulary id of padding.
+        labelled: prepare targets for the tasks that an example is labelled for (training); else prepare, without
+            targets, every task that takes it (prediction).
+    """
+    width = max(map(len, rows))
+    shape = (len(rows), width)
+    inputs = {
+        "input_ids": np.full(shape, pad, dtype=np.int64),
+        "attention_mask": np.zeros(shape, dtype=np.int64),
+        "token_type_ids": np.zeros(shape, dtype=np.int64),
+        "casing": np.zeros(shape, dtype=np.int64),
+    }
+    for number, row in enumerate(rows):
+        inputs["input_ids"][number, : len(row)] = row.ids
+        inputs["attention_mask"][number, : len(row)] = 1
+        inputs["token_type_ids"][number, : len(row)] = row.types
+        inputs["casing"][number, : len(row)] = row.casing
+    tasks = {}
+    for task, kind in kinds.items():
+        chosen = [
+            (number, row)
+            for number, row in enumerate(rows)
+            if (task in dataset.examples[row.example].labels if labelled else kind.takes(dataset.examples[row.example]))
+        ]
+        if chosen:
+            tasks[task] = _task_batch(task, kind, chosen, dataset, width=width, labelled=labelled)
+    return Batch(inputs, tasks, rows)
+
+
+def _task_batch(
+    task: str, kind: AnyKind, chosen: Sequence[tuple[int, Row]], dataset: Dataset, *, width: int, labelled: bool
+) -> TaskBatch:
+    index = [kind.index(row, number, width) for number, row in chosen]
+    targets: dict[str, Array] = {}
+    if labelled:
+        parts = [
+            kind.targets(dataset.examples[row.example].labels[task], row, dataset.encoded[row.example].spans)
+            for _, row in chosen
+        ]
+        targets = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return TaskBatch(
+        index=np.concatenate(index),
+        targets=targets,
+        rows=np.array([number for number, _ in chosen]),
+        sizes=np.array([len(part) for part in index]),
+    )
+
+
+def by_length(rows: Sequence[Row], *, batch_tokens: int) -> Iterator[list[Row]]:
+    """Cut rows into batches of at most `batch_tokens` padded tokens, longest first; a longer row stands alone.
+
+    Longest first, so that memory is at its peak in the first batch and not in the last.
+    """
+    batch: list[Row] = []
+    for row in sorted(rows, key=lambda row: -len(row)):
+        if batch and len(batch[0]) * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def plan_updates(rows: Sequence[Row], *, batch_tokens: int, rng: np.random.Generator) -> list[list[Row]]:
+    """The updates of an epoch: rows in their random order, sorted by length inside pools, batches shuffled.
+
+    Every row is in exactly one update.
+    """
+    updates: list[list[Row]] = []
+    pool: list[Row] = []
+    size = 0
+    for row in rows:
+        pool.append(row)
+        size += len(row)
+        if size >= _POOL * batch_tokens:
+            updates += by_length(pool, batch_tokens=batch_tokens)
+            pool, size = [], 0
+    updates += by_length(pool, batch_tokens=batch_tokens)
+    return [updates[number] for number in rng.permutation(len(updates))]
+
+
+def split_update(rows: Sequence[Row], parts: int) -> list[list[Row]]:
+    """Cut an update's rows (longest first) into `parts` runs of about equal numbers of tokens; some may be empty."""
+    ends = np.cumsum([len(row) for row in rows])
+    cuts = [0, *(int(np.searchsorted(ends, ends[-1] * n / parts)) for n in range(1, parts)), len(rows)]
+    return [list(rows[start:stop]) for start, stop in itertools.pairwise(cuts)]
+
+
+def padding_share(updates: Iterable[Sequence[Row]]) -> float:
+    """Share of padding among all tokens of some updates."""
+    real = padded = 0
+    for rows in updates:
+        real += sum(map(len, rows))
+        padded += len(rows) * max(map(len, rows))
+    return 1 - real / padded if padded else 0.0

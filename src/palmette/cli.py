@@ -1,0 +1,243 @@
+"""The commands. Thin: each reads its options, calls one function, shows the result. Heavy imports are inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from palmette import __version__
+from palmette.errors import PalmetteError, RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from palmette.config import Config
+    from palmette.trainer import Outcome
+
+
+class _Group(click.Group):
+    """Turns a user's mistake into one message and exit code 2, never a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PalmetteError as error:
+            click.echo(f"palmette: {error}", err=True)
+            ctx.exit(2)
+        except BrokenPipeError:
+            # The reader of our output (head, less) has seen enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+        except KeyboardInterrupt:
+            click.echo("palmette: interrupted; palmette train … --resume goes on from the last checkpoint", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="palmette")
+def main() -> None:
+    """One model for many text tasks: train, prove, ship, operate."""
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _train(config: Config, out: Path, console: Console, *, resume: bool, strict: bool) -> Outcome:
+    """Load the data, say what is noteworthy, train with a live table."""
+    from palmette.console import LiveTable
+    from palmette.corpus import load_corpus
+    from palmette.trainer import train
+
+    main_process = os.environ.get("RANK", "0") == "0"
+    corpus = load_corpus(config, strict=strict)
+    if not main_process:
+        return train(config, out, resume=resume, strict=strict, corpus=corpus)
+    report = corpus.reports["train"]
+    console.print(f"{report.examples:,} training examples, {report.fused:,} of them fused from several sources")
+    for warning in corpus.warnings():
+        console.print(f"note: {warning}", style="yellow", markup=False)
+    metrics = {task: kind.metric for task, kind in corpus.kinds.items()}
+    with LiveTable(console, metrics) as table:
+        return train(config, out, resume=resume, strict=strict, corpus=corpus, listeners=[table])
+
+
+def _show_scores(out: Path, config: Config, console: Console) -> None:
+    from palmette.checkpoint import RunFolder, read_labels
+    from palmette.console import scores_table
+
+    folder = RunFolder(out)
+    kinds = read_labels(config, folder)
+    scores = json.loads(folder.metrics.read_text(encoding="utf-8"))
+    console.print(scores_table(scores, {task: kind.metric for task, kind in kinds.items()}))
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/quickstart"), show_default=True)
+def quickstart(out: Path) -> None:
+    """Train on the embedded sample, evaluate and predict: no network, two minutes.
+
+    A finished run in the folder is shown again instead of trained again; an unfinished one goes on.
+    """
+    from palmette import quickstart as sample
+    from palmette.console import show_prediction
+    from palmette.run import Run
+
+    console = _console()
+    console.print("Part-of-speech tags, entities and sentiment: one trunk, three heads, on the embedded sample.\n")
+    started = time.perf_counter()
+    config = sample.config()
+    outcome = _train(config, out, console, resume=out.exists(), strict=True)
+    took = time.perf_counter() - started
+    console.print(f"trained in {outcome.seconds:.0f} s ({took:.0f} s with reading and loading)\n")
+    _show_scores(out, config, console)
+    console.print("\nThree sentences it has never seen:\n")
+    run = Run.load(out)
+    for sentence in sample.SENTENCES:
+        show_prediction(console, run.predict(sentence))
+    console.print("What to type next:", style="bold")
+    console.print(f'  palmette predict {out} "Your own sentence."', markup=False)
+    console.print(f"  palmette evaluate {out} --slices genre,length,unseen", markup=False)
+    console.print("  palmette check your-tasks.yaml   (README.md: ten lines of configuration)", markup=False)
+
+
+@main.command()
+@click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+@click.option("--strict", is_flag=True, help="Invalid span tags are an error instead of a counted repair.")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+def check(config: Path, overrides: Sequence[str], *, strict: bool, as_json: bool) -> None:
+    """Read every source and report: labels, lengths, duplicates, leakage, licences, sampling."""
+    from palmette.check import check as run_check
+    from palmette.check import render
+    from palmette.config import Config
+    from palmette.trunk import load_text_encoder
+
+    settings = Config.load(config, list(overrides))
+    report = run_check(settings, strict=strict, encoder=load_text_encoder(settings.trunk))
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
+    else:
+        render(report, _console())
+
+
+@main.command()
+@click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder to write.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
+@click.option("--strict", is_flag=True, help="Invalid span tags are an error instead of a counted repair.")
+def train(config: Path, out: Path, overrides: Sequence[str], *, resume: bool, strict: bool) -> None:
+    """Train one model on all tasks of a configuration."""
+    from palmette.config import Config
+
+    console = _console()
+    settings = Config.load(config, list(overrides))
+    outcome = _train(settings, out, console, resume=resume, strict=strict)
+    if os.environ.get("RANK", "0") == "0":
+        console.print(f"{out}: {outcome.seconds:.0f} s, {outcome.units:,.0f} labelled units")
+        _show_scores(out, settings, console)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "dev", "test"]))
+@click.option("--slices", default="", help="Score apart by: length, unseen, or a column or comment (comma-separated).")
+@click.option("--labels", is_flag=True, help="Show scores per label.")
+@click.option("--data", "data_config", type=click.Path(dir_okay=False, path_type=Path), help="Other sources (YAML).")
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+def evaluate(run: Path, split: str, slices: str, data_config: Path | None, *, labels: bool, as_json: bool) -> None:
+    """Score a run on its sources, or on those of another configuration with the same tasks."""
+    from palmette.config import Config
+    from palmette.console import details_table, labels_table, slices_table
+    from palmette.run import Run
+
+    loaded = Run.load(run)
+    names = [name.strip() for name in slices.split(",") if name.strip()]
+    other = Config.load(data_config) if data_config is not None else None
+    result = loaded.evaluate(split, slices=names, config=other)
+    if as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    console = _console()
+    metrics = {task: kind.metric for task, kind in loaded.kinds.items()}
+    console.print(details_table(result))
+    for task, table in result["labels"].items() if labels else ():
+        console.print(labels_table(task, table))
+    for name, found in result["slices"].items():
+        console.print(slices_table(name, found, metrics))
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("texts", nargs=-1)
+@click.option(
+    "--input", "source", type=click.Path(path_type=Path, allow_dash=True), help="A text a line, or JSON lines."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Write JSON lines here instead of to the screen.")
+@click.option("--tasks", default="", help="Only these tasks (comma-separated).")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
+def predict(
+    run: Path, texts: tuple[str, ...], source: Path | None, output: Path | None, tasks: str, *, as_json: bool
+) -> None:
+    """Predict from texts, a file, or standard input (--input -).
+
+    A file whose name ends in .jsonl holds objects with "text" (a string or words) and, for pairs and questions,
+    "text_pair"; any other file is a text a line.
+    """
+    from palmette.console import show_prediction
+    from palmette.inputs import read_inputs
+    from palmette.run import Run
+
+    if (source is None) == (not texts):
+        raise RunError("give texts, or --input FILE, and not both")
+    loaded = Run.load(run)
+    chosen = [name.strip() for name in tasks.split(",") if name.strip()] or None
+    answers = loaded.stream(texts if source is None else read_inputs(source), tasks=chosen)
+    if output is not None:
+        _write_lines(answers, output)
+    elif as_json or source is not None:
+        for answer in answers:
+            click.echo(json.dumps(answer, ensure_ascii=False))
+    else:
+        console = _console()
+        for answer in answers:
+            show_prediction(console, answer)
+
+
+def _write_lines(answers: Iterator[dict[str, Any]], output: Path) -> None:
+    """JSON lines into a file that appears under its name only when it is whole, with progress on stderr."""
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    partial = output.with_name(output.name + ".partial")
+    columns = (TextColumn("predicting"), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with partial.open("w", encoding="utf-8") as file, Progress(*columns, console=_console(stderr=True)) as progress:
+            bar = progress.add_task("predicting", total=None)
+            for answer in answers:
+                file.write(json.dumps(answer, ensure_ascii=False) + "\n")
+                progress.advance(bar)
+    except OSError as error:
+        raise RunError(f"{output}: cannot be written: {error}") from error
+    partial.replace(output)
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors."""
+    from palmette.config import Config
+
+    click.echo(json.dumps(Config.json_schema(), indent=2))
+
+
+if __name__ == "__main__":
+    main()

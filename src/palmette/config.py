@@ -1,0 +1,475 @@
+"""Every setting, validated. What a user writes in YAML or builds in Python; nothing here reads data."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from palmette.errors import ConfigError
+from palmette.types import SPLITS
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrunkConfig(Settings):
+    """The shared encoder."""
+
+    name: str = Field(
+        "all-minilm-l6-v2",
+        min_length=1,
+        description="A hub id, a folder with config.json, or all-minilm-l6-v2 (weights that palmette[offline] brings).",
+    )
+    layers: int | None = Field(None, ge=1, description="Keep only the first k layers of a deeper encoder.")
+    casing: bool | None = Field(
+        None,
+        description="Add a learned embedding of each word's casing to the trunk's input. "
+        "Default: on where the tokenizer lower-cases, since the trunk then sees no capitals.",
+    )
+    max_length: int | None = Field(
+        None, ge=16, description="Longest input in subwords; longer texts are windowed. Default: what the trunk takes."
+    )
+
+
+class TaskConfig(Settings):
+    """One thing to predict."""
+
+    kind: str = Field(description="How the task is predicted, e.g. sequence_labeling (see docs/kinds).")
+    metric: str | None = Field(None, description="The metric that stands for the task. Default: the kind's first.")
+    scheme: Literal["iob1", "iob2", "iobes"] | None = Field(
+        None, description="How spans are written as tags (sequence_labeling). Without it tags are plain."
+    )
+    weight: float = Field(1.0, gt=0, description="Static weight of the task's loss.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Settings of a kind from another package.")
+
+
+class Cut(Settings):
+    """A split cut from this source's training data."""
+
+    fraction: float = Field(gt=0, lt=1, description="Share of the training examples (or groups) that it takes.")
+    group_by: str | None = Field(None, description="Field whose equal values stay together, e.g. a document id.")
+    seed: int = Field(13, description="Which examples are cut.")
+
+
+class LabelField(Settings):
+    """Where a label stands, when a bare column does not say enough."""
+
+    column: str | int = Field(description="Column name or number (from 0), or key.")
+    separator: str | None = Field(None, min_length=1, description="The value holds several labels joined by this.")
+    span_types: bool = Field(False, description="The value is span tags; the label is the set of types they contain.")
+
+
+SplitFiles: TypeAlias = str | Annotated[list[str], Field(min_length=1)] | Cut
+LabelSpec: TypeAlias = str | int | LabelField
+
+
+class SourceConfig(Settings):
+    """What every source says, whatever its format."""
+
+    name: str | None = Field(None, description="Short name in reports. Default: made from the first file's path.")
+    train: SplitFiles | None = Field(None, description="File, several files, or a cut.")
+    dev: SplitFiles | None = Field(None, description="File, several files, or a cut of train.")
+    test: SplitFiles | None = Field(None, description="File, several files, or a cut of train.")
+    labels: dict[str, LabelSpec] = Field(min_length=1, description="Task name to where its label stands.")
+    license: str | None = Field(None, description="Licence of the data, e.g. CC-BY-SA-4.0; carried to the model card.")
+    language: str | None = Field(None, description="Language of its raw texts. Default: the config's.")
+
+    @model_validator(mode="after")
+    def _cuts_need_train(self) -> SourceConfig:
+        cut = [split for split in SPLITS if isinstance(getattr(self, split), Cut)]
+        if "train" in cut:
+            raise ValueError("train cannot be a cut: name its files")
+        if cut and self.train is None:
+            raise ValueError(f"{cut[0]} is cut from train, but the source has no train")
+        if not any(getattr(self, split) for split in SPLITS):
+            raise ValueError("a source needs at least one of train, dev, test")
+        return self
+
+    def label_field(self, task: str) -> LabelField:
+        """Where `task`'s label stands, in the long form."""
+        spec = self.labels[task]
+        return spec if isinstance(spec, LabelField) else LabelField(column=spec)
+
+
+class ConlluSource(SourceConfig):
+    """CoNLL-U. A label is a column (`upos`), a key (`feats.Gender`, `misc.NER`) or a comment (`comment.sentiment`)."""
+
+    format: Literal["conllu"]
+
+
+class ColumnsSource(SourceConfig):
+    """One token a line in columns, a blank line between sentences; columns count from 0."""
+
+    format: Literal["columns"]
+    text_column: int = Field(0, ge=0, description="Column of the token.")
+    delimiter: Literal["tab", "space", "whitespace"] = Field(
+        "tab", description="What separates columns: one tab, one space, or any run of white space."
+    )
+    comments: bool = Field(False, description="Lines that begin with # and stand outside columns are comments.")
+
+
+class TableSource(SourceConfig):
+    """CSV or TSV, one example a row."""
+
+    format: Literal["table"]
+    text: str | int = Field(description="Column of the text (the question, for extractive_qa).")
+    text_pair: str | int | None = Field(None, description="Column of the second text.")
+    delimiter: Literal["tab", "comma", "semicolon"] | None = Field(
+        None, description="Default: comma for .csv, tab for everything else."
+    )
+    quoting: bool | None = Field(
+        None, description="Double quotes enclose fields. Default: yes with comma or semicolon, no with tab."
+    )
+    header: bool = Field(True, description="The first row names the columns; else they are numbered from 0.")
+    extra_columns: bool = Field(
+        False, description="Rows may have more columns than the header (or than the first row)."
+    )
+    pretokenized: bool = Field(False, description="Texts are words joined by spaces.")
+
+
+class JsonlSource(SourceConfig):
+    """JSON lines, one object an example; a text is a string or a list of words."""
+
+    format: Literal["jsonl"]
+    text: str = Field(description="Key of the text; a.b reaches into objects.")
+    text_pair: str | None = Field(None, description="Key of the second text.")
+    pretokenized: bool = Field(False, description="String texts are words joined by spaces.")
+
+
+class ParquetSource(SourceConfig):
+    """Parquet, one example a row; a text is a string or a list of words."""
+
+    format: Literal["parquet"]
+    text: str = Field(description="Column of the text.")
+    text_pair: str | None = Field(None, description="Column of the second text.")
+    pretokenized: bool = Field(False, description="String texts are words joined by spaces.")
+
+
+class SquadSource(SourceConfig):
+    """SQuAD v1.1 or v2.0 JSON. The label `answers` is the list of reference answers, empty when impossible."""
+
+    format: Literal["squad"]
+
+
+class HubSource(SourceConfig):
+    """A Hugging Face dataset: a hub id or a `save_to_disk` folder; train, dev and test name its splits."""
+
+    format: Literal["datasets"]
+    path: str = Field(description="Hub id, or folder written by save_to_disk.")
+    config: str | None = Field(None, description="Configuration of the hub dataset.")
+    text: str = Field(description="Column of the text.")
+    text_pair: str | None = Field(None, description="Column of the second text.")
+    pretokenized: bool = Field(False, description="String texts are words joined by spaces.")
+
+
+Source: TypeAlias = Annotated[
+    ConlluSource | ColumnsSource | TableSource | JsonlSource | ParquetSource | SquadSource | HubSource,
+    Field(discriminator="format"),
+]
+
+
+class TrainingConfig(Settings):
+    """The loop."""
+
+    epochs: int = Field(3, ge=1, description="Passes; an epoch draws as many examples as there are (see mixing).")
+    batch_tokens: int = Field(2048, ge=16, description="Most subwords, padding included, in one update.")
+    accumulation: int = Field(1, ge=1, description="Parts that an update is computed in, to save memory.")
+    learning_rate: float = Field(2e-4, gt=0, description="Peak rate of the trunk, after warm-up.")
+    head_learning_rate: float = Field(1e-3, gt=0, description="Peak rate of the heads and of what is new in the trunk.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the updates in which the rate rises to its peak.")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls after warm-up.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay, on matrices only.")
+    clip_norm: float = Field(1.0, gt=0, description="Largest norm of an update's gradient.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout in front of every head.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto measures which of fp32 and bf16 this hardware runs faster."
+    )
+    evaluations_per_epoch: int = Field(1, ge=1, description="How often dev is measured and a candidate is kept.")
+    checkpoint_updates: int = Field(200, ge=1, description="Updates between checkpoints that --resume starts from.")
+    select: str = Field(
+        "mean_relative",
+        description="Which evaluated model is kept: mean_relative (mean over tasks of the metric relative to its best "
+        "over the run) or the name of a task.",
+    )
+    patience: int | None = Field(None, ge=1, description="Stop after this many evaluations without a better model.")
+    seed: int = Field(13, ge=0, description="Seed of initial heads, order, dropout.")
+
+
+class MixingConfig(Settings):
+    """Which example enters when: each task's rate of p_t = n_t^(1/T) / sum, or as the kind says."""
+
+    kind: Literal["proportional", "uniform", "temperature", "annealed", "weights"] = Field(
+        "proportional", description="Share of the draws that each task gets."
+    )
+    temperature: float = Field(2.0, ge=1, description="T of temperature mixing: 1 is proportional, large is uniform.")
+    weights: dict[str, float] = Field(default_factory=dict, description="Share of each task, with kind weights.")
+
+    @model_validator(mode="after")
+    def _weights_go_with_their_kind(self) -> MixingConfig:
+        if (self.kind == "weights") != bool(self.weights):
+            raise ValueError("weights and kind: weights go together")
+        if any(weight <= 0 for weight in self.weights.values()):
+            raise ValueError("every weight must be above 0")
+        return self
+
+
+class BalancingConfig(Settings):
+    """How task losses become one update. So far: their sum, each times its task's static weight."""
+
+    kind: Literal["equal"] = Field("equal", description="Static weights (tasks.*.weight), 1 by default.")
+
+
+class Config(Settings):
+    """A run: tasks, where their labels come from, and how one model learns them."""
+
+    family: Literal["heads"] = Field("heads", description="A head per task on a shared trunk.")
+    language: str = Field("en", description="Language of raw texts, for finding words (a spaCy language code).")
+    trunk: TrunkConfig = Field(default_factory=TrunkConfig, description="A name, or {name, layers}.")
+    tasks: dict[str, TaskConfig] = Field(min_length=1)
+    sources: list[Source] = Field(min_length=1)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    mixing: MixingConfig = Field(default_factory=MixingConfig)
+    balancing: BalancingConfig = Field(default_factory=BalancingConfig)
+    withhold_leaks: bool = Field(
+        True, description="Keep texts of one source's train that are in another source's test out of training."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trunk_may_be_a_name(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("trunk"), str):
+            data = data | {"trunk": {"name": data["trunk"]}}
+        return data
+
+    @model_validator(mode="after")
+    def _tasks_and_sources_fit(self) -> Config:
+        labelled: set[str] = set()
+        for number, source in enumerate(self.sources):
+            for task in source.labels:
+                if task not in self.tasks:
+                    raise _located(("sources", number, "labels", task), f"no task {task!r} is declared under tasks")
+            labelled |= source.labels.keys()
+        for task in self.tasks:
+            if not re.fullmatch(r"[A-Za-z][\w-]*", task):
+                raise _located(("tasks", task), "a task's name is a letter, then letters, digits, - or _")
+            if task not in labelled:
+                raise _located(("tasks", task), "no source labels it")
+        for task in self.mixing.weights.keys() ^ self.tasks.keys() if self.mixing.weights else ():
+            raise _located(("mixing", "weights"), f"weights must name exactly the tasks; {task!r} is not in both")
+        if self.training.select not in {"mean_relative", *self.tasks}:
+            raise _located(("training", "select"), f"neither mean_relative nor a task: {self.training.select!r}")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: list[str] | None = None) -> Config:
+        """Read a YAML file; relative data paths become relative to that file, `${VAR:-default}` is expanded.
+
+        Args:
+            path: the file.
+            overrides: `key.path=value` settings that win over the file's (values are YAML).
+
+        Raises:
+            ConfigError: naming the file, line and key path of what is wrong.
+        """
+        path = Path(path)
+        try:
+            content = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from error
+        try:
+            node = yaml.compose(content, Loader=yaml.SafeLoader)
+            data = yaml.safe_load(content)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
+            raise ConfigError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from error
+        if not isinstance(data, dict):
+            raise ConfigError(f"{path}:1: expected a mapping with tasks and sources, found {type(data).__name__}")
+        _refuse_duplicate_keys(node, path)
+        for override in overrides or []:
+            _override(data, override)
+        _resolve_paths(data, path.parent)
+        return cls._validate(data, path, node)
+
+    @classmethod
+    def parse(cls, data: dict[str, Any]) -> Config:
+        """Validate a configuration built in Python; data paths stay relative to the working directory.
+
+        Raises:
+            ConfigError: naming the key path of what is wrong.
+        """
+        return cls._validate(data, None, None)
+
+    @classmethod
+    def _validate(cls, data: dict[str, Any], path: Path | None, node: yaml.Node | None) -> Config:
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, path, node)) from error
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """JSON Schema of what `load` accepts, for editors."""
+        schema = cls.model_json_schema()
+        described = schema["properties"]["trunk"]
+        schema["properties"]["trunk"] = {
+            "description": described.get("description", ""),
+            "anyOf": [{"type": "string"}, {"$ref": "#/$defs/TrunkConfig"}],
+        }
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Palmette"}
+
+    def dump(self) -> str:
+        """The resolved configuration as YAML; `Config.load` of it gives an equal configuration."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+
+
+class _LocatedError(ValueError):
+    """An error of a whole-config check that knows which key it is about."""
+
+    def __init__(self, location: tuple[str | int, ...], message: str) -> None:
+        super().__init__(message)
+        self.location = location
+
+
+def _located(location: tuple[str | int, ...], message: str) -> _LocatedError:
+    return _LocatedError(location, message)
+
+
+def _explain(error: ValidationError, path: Path | None, node: yaml.Node | None) -> str:
+    """One line for each problem: file:line, key path, what is wrong, what was found."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        location: tuple[str | int, ...] = problem["loc"]
+        message = problem["msg"].removeprefix("Value error, ")
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, _LocatedError):
+            location = cause.location
+        keys, line = _locate(node, location)
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key"
+        elif problem["type"] == "missing":
+            message = "required, but missing"
+        elif problem["type"].startswith("union_tag"):
+            message = f"format is missing or unknown; known: {', '.join(_formats())}"
+        elif not isinstance(problem["input"], dict | list):
+            message = f"{message}; found {problem['input']!r}"
+        where = f"{path}:{line}: " if path is not None else ""
+        lines.append(f"{where}{keys or 'config'}: {message}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _formats() -> list[str]:
+    return ["conllu", "columns", "table", "jsonl", "parquet", "squad", "datasets"]
+
+
+def _locate(node: yaml.Node | None, location: tuple[str | int, ...]) -> tuple[str, int]:
+    """The key path that the user wrote, and the line of its deepest key present in the YAML."""
+    keys, line = "", 1 if node is None else node.start_mark.line + 1
+    for depth, part in enumerate(location):
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is not None:
+                line, node = found[0].start_mark.line + 1, found[1]
+            elif depth + 1 < len(location):
+                continue  # a member of a union that pydantic names and the user did not write
+            keys += f".{part}" if keys else str(part)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            keys += f"[{part}]"
+            if part < len(node.value):
+                node = node.value[part]
+                line = node.start_mark.line + 1
+        elif node is None:
+            keys += f"[{part}]" if isinstance(part, int) else f".{part}" if keys else part
+    return keys, line
+
+
+def _refuse_duplicate_keys(node: yaml.Node | None, path: Path) -> None:
+    """YAML readers keep the last of two equal keys; a lost task or source would be lost in silence."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise ConfigError(f"{path}:{line}: {key.value}: given twice, first on line {seen[key.value]}")
+            seen[key.value] = line
+            _refuse_duplicate_keys(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_duplicate_keys(value, path)
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    """Apply one `key.path=value`."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: expected KEY.PATH=VALUE, e.g. training.epochs=3")
+    *parents, last = key.split(".")
+    target: Any = data
+    for depth, parent in enumerate(parents):
+        if isinstance(target, list) and parent.isdigit() and int(parent) < len(target):
+            target = target[int(parent)]
+            continue
+        if isinstance(target, dict) and isinstance(target.get(parent), str) and depth == 0 and parent == "trunk":
+            target[parent] = {"name": target[parent]}
+        if not isinstance(target, dict) or not isinstance(target.setdefault(parent, {}), dict | list):
+            raise ConfigError(f"--set {override}: {'.'.join(parents[: depth + 1])} is not a mapping")
+        target = target[parent]
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML") from error
+    if isinstance(target, list) and last.isdigit() and int(last) < len(target):
+        target[int(last)] = parsed
+    elif isinstance(target, dict):
+        target[last] = parsed
+    else:
+        raise ConfigError(f"--set {override}: no such key")
+
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
+    """Make data paths of every source absolute or relative to the working directory."""
+    for source in data.get("sources") or []:
+        if not isinstance(source, dict):
+            continue
+        keys = ("path",) if source.get("format") == "datasets" else SPLITS
+        for key in keys:
+            value = source.get(key)
+            if isinstance(value, str):
+                resolved = _resolve(value, folder)
+                hub_id = key == "path" and not Path(resolved).exists()
+                source[key] = value if hub_id else resolved
+            elif isinstance(value, list):
+                source[key] = [_resolve(item, folder) if isinstance(item, str) else item for item in value]
+    trunk = data.get("trunk")
+    name = trunk.get("name") if isinstance(trunk, dict) else trunk
+    if isinstance(name, str) and (folder / name / "config.json").exists():
+        data["trunk"] = (trunk if isinstance(trunk, dict) else {}) | {"name": str(folder / name)}
+
+
+def _resolve(value: str, folder: Path) -> str:
+    """Expand `${VAR:-default}`; a path that begins with a set variable is the caller's, not the config file's."""
+    callers = False
+
+    def expand(match: re.Match[str]) -> str:
+        nonlocal callers
+        name, default = match.groups()
+        if name in os.environ:
+            callers = callers or match.start() == 0
+            return os.environ[name]
+        if default is None:
+            raise ConfigError(f"{value}: the environment variable {name} is not set")
+        return str(default)
+
+    path = Path(_VARIABLE.sub(expand, value))
+    return str(path if callers or path.is_absolute() else folder / path)

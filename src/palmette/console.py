@@ -1,0 +1,217 @@
+"""What a person sees: the live table of training, tables of scores, marked-up predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text as Markup
+
+_COLOURS = (
+    "bold black on bright_yellow",
+    "bold black on bright_cyan",
+    "bold black on bright_green",
+    "bold black on plum1",
+)
+_DETAIL = {"examples"}
+
+
+class LiveTable:
+    """Shows training as it goes: on a terminal a table that changes, elsewhere a line an evaluation.
+
+    Args:
+        console: where to show it.
+        metrics: each task's own metric.
+    """
+
+    def __init__(self, console: Console, metrics: Mapping[str, str]) -> None:
+        self.console = console
+        self.metrics = metrics
+        self.loss: dict[str, float] = {}
+        self.dev: list[tuple[int, dict[str, float]]] = []
+        self.progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("updates"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[speed]}"),
+            console=console,
+        )
+        self.bar = self.progress.add_task("training", total=None, speed="")
+        self.live = Live(self._view(), console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> LiveTable:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def on_event(self, event: Mapping[str, Any]) -> None:
+        """Take in a line of the history."""
+        if event["event"] == "started":
+            self.progress.update(self.bar, total=event["updates"])
+            self.console.print(
+                f"{event['parameters'] / 1e6:.1f} M parameters, {event['precision']} on {event['device']}, "
+                f"{event['threads']} threads, {event['updates']} updates"
+            )
+        elif event["event"] == "progress":
+            self.loss = event["loss"]
+            speed = f"{event['units_per_second']:.0f} labels/s"
+            self.progress.update(self.bar, total=event["updates"], completed=event["update"], speed=speed)
+            if not self.console.is_terminal:
+                losses = "  ".join(f"{task} {loss:.3f}" for task, loss in self.loss.items())
+                self.console.print(f"update {event['update']}/{event['updates']}  {speed}  loss: {losses}")
+        elif event["event"] == "evaluation":
+            values = {t: s[self.metrics[t]] for t, s in event["dev"].items()}
+            self.dev.append((event["epoch"], values))
+            shown = "  ".join(f"{task} {value:.3f}" for task, value in values.items())
+            self.console.print(f"epoch {event['epoch']}  dev: {shown}" if shown else f"epoch {event['epoch']}")
+        elif event["event"] == "epoch":
+            self.console.print(epoch_line(event))
+        elif event["event"] == "selected":
+            self.console.print(f"kept the model of update {event['update']} (rule: {event['rule']})")
+        self.live.update(self._view())
+
+    def _view(self) -> RenderableType:
+        table = Table(
+            "task", "metric", "loss", *(f"dev {epoch}" for epoch, _ in self.dev[-6:]), box=None, pad_edge=False
+        )
+        for task, metric in self.metrics.items():
+            values = [f"{values[task]:.3f}" if task in values else "" for _, values in self.dev[-6:]]
+            table.add_row(task, metric, f"{self.loss[task]:.3f}" if task in self.loss else "", *values)
+        return Group(table, self.progress)
+
+
+def epoch_line(event: Mapping[str, Any]) -> str:
+    """What became of each task's examples in an epoch."""
+    parts = []
+    for task, counts in event["tasks"].items():
+        extra = [
+            f"{counts[key]} {key.replace('_', ' ')}" for key in ("never_seen", "windowed", "truncated") if counts[key]
+        ]
+        parts.append(f"{task} {counts['draws']} drawn" + (f" ({', '.join(extra)})" if extra else ""))
+    return f"epoch {event['epoch']}  {', '.join(parts)}; padding {event['padding']:.1%}"
+
+
+def scores_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: Mapping[str, str]) -> Table:
+    """{split: {task: {metric: value}}} as one row a task: its metric, each split's value and number of examples."""
+    table = Table(title="scores", title_justify="left")
+    table.add_column("task")
+    table.add_column("metric")
+    for split in scores:
+        table.add_column(split, justify="right")
+        table.add_column("examples", justify="right", style="dim")
+    for task, metric in metrics.items():
+        cells = []
+        for by_task in scores.values():
+            found = by_task.get(task)
+            cells += [f"{found[metric]:.3f}", f"{found['examples']:,}"] if found else ["-", "0"]
+        table.add_row(task, metric, *cells)
+    return table
+
+
+def details_table(result: Mapping[str, Any]) -> Table:
+    """Every metric of an evaluation."""
+    table = Table("task", "metric", title=str(result["split"]), title_justify="left")
+    table.add_column("value", justify="right")
+    table.add_column("examples", justify="right", style="dim")
+    for task, scores in result["tasks"].items():
+        for number, (metric, value) in enumerate((k, v) for k, v in scores.items() if k not in _DETAIL):
+            first = number == 0
+            table.add_row(task if first else "", metric, f"{value:.4f}", f"{scores['examples']:,}" if first else "")
+    return table
+
+
+def labels_table(task: str, labels: Mapping[str, Mapping[str, float]], *, most: int = 30) -> Table:
+    """Scores per label of one task, the frequent ones first."""
+    table = Table("label", title=f"{task}, by label", title_justify="left")
+    for name in ("precision", "recall", "f1", "examples"):
+        table.add_column(name, justify="right")
+    ranked = sorted(labels.items(), key=lambda item: -item[1]["examples"])
+    for label, scores in ranked[:most]:
+        table.add_row(label, *(f"{scores[n]:.3f}" for n in ("precision", "recall", "f1")), f"{scores['examples']:,}")
+    if len(ranked) > most:
+        table.add_row(f"… and {len(ranked) - most} more (--json shows all)", "", "", "", "")
+    return table
+
+
+def slices_table(name: str, slices: Mapping[str, Any], metrics: Mapping[str, str]) -> Table:
+    """Scores of each slice: one row a slice and task."""
+    table = Table(name, "task", "metric", title=f"by {name}", title_justify="left")
+    table.add_column("value", justify="right")
+    table.add_column("examples", justify="right", style="dim")
+    for place, scores in slices.items():
+        for number, (task, values) in enumerate(scores.items()):
+            metric = metrics[task]
+            table.add_row(
+                place if number == 0 else "", task, metric, f"{values[metric]:.3f}", f"{values['examples']:,}"
+            )
+    return table
+
+
+def show_prediction(console: Console, answer: Mapping[str, Any]) -> None:
+    """One answer: entities marked in the text, tags under the words, classes with their probability."""
+    tasks = answer["tasks"]
+    spans = [(task, span) for task, found in tasks.items() for span in found.get("spans", ())]
+    console.print(_marked(answer["text"], spans))
+    if "text_pair" in answer:
+        console.print(Markup(answer["text_pair"]))
+    for task, found in tasks.items():
+        if "spans" in found:
+            if not found["spans"]:
+                console.print(Markup(f"  {task}: none", style="dim"))
+        elif "tags" in found:
+            _tags_under_words(console, answer["words"], found["tags"])
+        else:
+            console.print(Markup(f"  {task}: {_plain(found)}"))
+    console.print()
+
+
+def _marked(text: str, spans: Sequence[tuple[str, Mapping[str, Any]]]) -> Markup:
+    """The text with each span highlighted and named; of overlapping spans (of several tasks) the first is marked."""
+    markup = Markup()
+    labels = sorted({span["label"] for _, span in spans})
+    place = 0
+    for _, span in sorted(spans, key=lambda item: (item[1]["start"], -item[1]["end"])):
+        if span["start"] < place:
+            continue
+        markup.append(text[place : span["start"]])
+        style = _COLOURS[labels.index(span["label"]) % len(_COLOURS)]
+        markup.append(f"[{text[span['start'] : span['end']]} {span['label']}]", style=style)
+        place = span["end"]
+    markup.append(text[place:])
+    return markup
+
+
+def _tags_under_words(console: Console, words: Sequence[str], tags: Sequence[str]) -> None:
+    """Words above, tags below, in as many lines as the width needs."""
+    width = max(40, console.width) - 2
+    upper, lower = Markup("  "), Markup("  ")
+    for word, tag in zip(words, tags, strict=True):
+        cell = max(Markup(word).cell_len, len(tag)) + 1
+        if upper.cell_len + cell > width and upper.cell_len > 2:
+            console.print(upper, lower, sep="\n", soft_wrap=True)
+            upper, lower = Markup("  "), Markup("  ")
+        upper.append(word + " " * (cell - Markup(word).cell_len))
+        lower.append(tag + " " * (cell - len(tag)), style="cyan")
+    if upper.cell_len > 2:
+        console.print(upper, lower, sep="\n", soft_wrap=True)
+
+
+def _plain(found: Mapping[str, Any]) -> str:
+    confidence = f"  ({found['confidence']:.0%})" if "confidence" in found else ""
+    for key in ("label", "value", "answer"):
+        if key in found:
+            return f"{found[key] if found[key] is not None else 'no answer'}{confidence}"
+    if "labels" in found:
+        return f"{', '.join(found['labels']) or 'none'}{confidence}"
+    return str(dict(found))

@@ -1,0 +1,1 @@
+"""Files -> records; records that say the same -> one example."""

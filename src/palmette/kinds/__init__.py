@@ -1,0 +1,61 @@
+"""Task kinds: one file each, one line each. Other packages add theirs by an entry point of group `palmette.kinds`."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from palmette.config import Config
+from palmette.errors import ConfigError
+from palmette.kinds.base import Kind
+from palmette.kinds.extractive_qa import ExtractiveQA
+from palmette.kinds.multilabel_classification import MultilabelClassification
+from palmette.kinds.pair_classification import PairClassification
+from palmette.kinds.regression import Regression
+from palmette.kinds.sequence_labeling import SequenceLabeling
+from palmette.kinds.text_classification import TextClassification
+
+AnyKind = Kind[Any]
+
+KINDS: dict[str, type[AnyKind]] = {
+    "sequence_labeling": SequenceLabeling,
+    "text_classification": TextClassification,
+    "multilabel_classification": MultilabelClassification,
+    "pair_classification": PairClassification,
+    "regression": Regression,
+    "extractive_qa": ExtractiveQA,
+}
+
+
+@cache
+def find_kind(name: str) -> type[AnyKind]:
+    """The class of a kind, built in or from another package.
+
+    Raises:
+        ConfigError: there is none of that name, or the package's entry point is not a kind.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    others = {point.name: point for point in entry_points(group="palmette.kinds")}
+    if name not in others:
+        raise ConfigError(f"kind: {name!r} is not one of {', '.join([*KINDS, *sorted(others)])}")
+    kind = others[name].load()
+    if not (isinstance(kind, type) and issubclass(kind, Kind)):
+        raise ConfigError(f"kind: the entry point {others[name].value} is not a subclass of palmette.kinds.Kind")
+    return kind
+
+
+def task_kinds(config: Config) -> dict[str, type[AnyKind]]:
+    """The kind of each task, its declaration checked."""
+    kinds = {}
+    for task, declared in config.tasks.items():
+        try:
+            kinds[task] = find_kind(declared.kind)
+        except ConfigError as error:
+            raise ConfigError(f"tasks.{task}.{error}") from error
+        kinds[task].check(task, declared)
+    return kinds
+
+
+__all__ = ["KINDS", "AnyKind", "Kind", "find_kind", "task_kinds"]

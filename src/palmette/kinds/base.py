@@ -1,0 +1,181 @@
+"""What a task kind is. One file a kind holds its labels, head, loss, decoding and metrics.
+
+A kind is made and used without torch; only `head` and `loss` import it, so that serving needs none.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmette.config import TaskConfig
+from palmette.errors import ConfigError
+from palmette.text import Row
+from palmette.types import Answer, Example, Label, Prediction, Record
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Array = NDArray[Any]
+RawLabel = str | float | tuple[str, ...] | tuple[Answer, ...]
+L = TypeVar("L", bound=Label)
+
+
+class LabelError(ValueError):
+    """A label that the kind cannot take. The caller adds file and line."""
+
+
+class Kind(ABC, Generic[L]):
+    """How one task is predicted.
+
+    Args:
+        task: the task's name.
+        config: what the user declared.
+        state: what `fit` learned from the training labels; plain JSON, stored with the model.
+
+    A subclass says `inputs` and `metrics` and implements the abstract methods. It is known by its name in
+    `palmette.kinds.KINDS`, or by an entry point of group `palmette.kinds` in another package.
+    """
+
+    inputs: ClassVar[Literal["text", "pair", "any"]]
+    metrics: ClassVar[tuple[str, ...]]  # the first is the default
+    pooled: ClassVar[bool] = True  # whether the head answers once a row, from the mean over its tokens
+
+    def __init__(self, task: str, config: TaskConfig, state: Mapping[str, Any]) -> None:
+        self.task = task
+        self.config = config
+        self.state = dict(state)
+
+    @classmethod
+    def check(cls, task: str, config: TaskConfig) -> None:
+        """Refuse a declaration that this kind cannot follow (ConfigError)."""
+        if config.metric is not None and config.metric not in cls.metrics:
+            raise ConfigError(f"tasks.{task}.metric: {config.metric!r} is not one of {', '.join(cls.metrics)}")
+
+    @property
+    def metric(self) -> str:
+        """The metric that stands for the task."""
+        return self.config.metric or self.metrics[0]
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, raw: RawLabel, config: TaskConfig, example: Example) -> L:
+        """Check a label as it stands in a file and bring it to the kind's own form.
+
+        Raises:
+            LabelError: the label does not fit the kind or the example.
+        """
+
+    @classmethod
+    def repairs(cls, raw: RawLabel, config: TaskConfig) -> int:
+        """How many places of a raw label `parse` has to repair (invalid span tags)."""
+        return 0
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, labels: Sequence[L]) -> dict[str, Any]:
+        """The state that the training labels determine: the label set, a scale."""
+
+    def takes(self, example: Example) -> bool:
+        """Whether the task was trained on inputs like this one: a text, or a pair."""
+        paired = self.state.get("paired")
+        return paired is None or paired == (example.pair is not None)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels it can predict; empty where it predicts something else."""
+        return tuple(self.state.get("labels", ()))
+
+    def unseen(self, label: L) -> set[str]:
+        """Labels in `label` that training did not have: they can only be scored as errors."""
+        return set()
+
+    def index(self, row: Row, number: int, width: int) -> Array:
+        """Which hidden vectors the head reads for this row: [units] int64.
+
+        Row numbers for a kind that answers once a row; positions in the flattened [rows x tokens] for one that
+        answers once a word.
+
+        Args:
+            row: the row.
+            number: its place in the batch.
+            width: tokens of the padded batch.
+        """
+        return np.array([number], dtype=np.int64)
+
+    @abstractmethod
+    def targets(self, label: L, row: Row, spans: Array | None) -> dict[str, Array]:
+        """What the loss compares with, each of first dimension [units]; `weight` says what each unit counts.
+
+        Weights of an example's rows sum to its labelled units: windows of one text share them.
+
+        Args:
+            label: the example's label, whose `unseen` is empty.
+            row: one of its rows.
+            spans: [subwords, 2] character offsets of the second text, for a kind that points into it.
+        """
+
+    @abstractmethod
+    def head(self, width: int, dropout: float) -> nn.Module:
+        """The layers on the trunk: forward(hidden, mask, index) -> [units, ...] (see `palmette.heads`)."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """Weighted sum of the units' losses: a scalar."""
+
+    @abstractmethod
+    def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
+        """One answer from the head's outputs for all rows of an example, in window order."""
+
+    @abstractmethod
+    def score(self, gold: Sequence[L], predicted: Sequence[L]) -> dict[str, float]:
+        """Every metric of the kind, by name."""
+
+    def items(self, label: L) -> set[tuple[object, str]]:
+        """(place, label) pairs for scores per label; empty where the kind has no labels."""
+        return set()
+
+    @abstractmethod
+    def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
+        """The prediction as JSON, offsets in characters of the text."""
+
+
+def share(row: Row) -> NDArray[np.float32]:
+    """What one of an example's windows counts for a kind that answers once an example: [1]."""
+    return np.array([1.0 / row.windows], dtype=np.float32)
+
+
+def expect_string(raw: RawLabel) -> str:
+    """A label that is one string."""
+    if not isinstance(raw, str):
+        raise LabelError(f"expected one label, found {_describe(raw)}")
+    return raw
+
+
+def expect_strings(raw: RawLabel) -> tuple[str, ...]:
+    """A label that is several strings."""
+    if isinstance(raw, tuple) and all(isinstance(item, str) for item in raw):
+        return tuple(str(item) for item in raw)
+    raise LabelError(f"expected a list of labels, found {_describe(raw)}")
+
+
+def _describe(raw: RawLabel) -> str:
+    return repr(raw)[:60]
+
+
+def label_set(labels: Sequence[str] | set[str]) -> dict[str, Any]:
+    """The state of a kind with a closed label set, in an order that no data order changes."""
+    return {"labels": sorted(set(labels))}
+
+
+def softmax(logits: Array) -> NDArray[np.float64]:
+    """Over the last axis, in double precision."""
+    shifted = np.exp(np.asarray(logits, dtype=np.float64) - np.max(logits, axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+__all__ = ["Array", "Kind", "LabelError", "RawLabel", "Record", "label_set", "share", "softmax"]

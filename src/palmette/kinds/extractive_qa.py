@@ -1,0 +1,121 @@
+"""The stretch of a passage that answers a question, or nothing where the passage has no answer (SQuAD)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from palmette import metrics
+from palmette.config import TaskConfig
+from palmette.kinds.base import Array, Kind, LabelError, RawLabel, share
+from palmette.text import Row
+from palmette.types import Answer, Example, Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Answers = tuple[Answer, ...]
+
+_LONGEST_ANSWER = 30  # subwords, as in the reference implementation of BERT on SQuAD (Devlin et al. 2019)
+_CANDIDATES = 20  # best starts and ends that are combined, ibid.
+
+
+class ExtractiveQA(Kind[Answers]):
+    """Scores for every token to begin and to end the answer; the row's first token stands for no answer.
+
+    A passage longer than the trunk is read in overlapping windows, which compete for the best answer.
+    """
+
+    inputs: ClassVar = "pair"
+    metrics: ClassVar = ("f1", "exact_match")
+
+    @classmethod
+    def parse(cls, raw: RawLabel, config: TaskConfig, example: Example) -> Answers:
+        if not isinstance(raw, tuple) or not all(isinstance(answer, Answer) for answer in raw):
+            raise LabelError(f"expected answers with text and offset, found {raw!r}"[:100])
+        answers = tuple(answer for answer in raw if isinstance(answer, Answer))
+        passage = example.pair.string if example.pair is not None else ""
+        for answer in answers:
+            found = passage[answer.start : answer.start + len(answer.text)]
+            if answer.start < 0 or found != answer.text or not answer.text:
+                raise LabelError(f"the answer {answer.text!r} is not at offset {answer.start}: {found!r} is")
+        return answers
+
+    @classmethod
+    def fit(cls, labels: Sequence[Answers]) -> dict[str, Any]:
+        return {"unanswerable": any(not answers for answers in labels)}
+
+    def targets(self, label: Answers, row: Row, spans: Array | None) -> dict[str, Array]:
+        start = stop = 0  # the first token: not in this window
+        if label and spans is not None:
+            visible = spans[row.passage_from : row.passage_from + row.passage[1] - row.passage[0]]  # [visible, 2]
+            # Several references may differ; training takes the first, as SQuAD's own training data has one.
+            wanted = (label[0].start, label[0].start + len(label[0].text))
+            inside = np.flatnonzero((visible[:, 0] < wanted[1]) & (visible[:, 1] > wanted[0]))
+            whole = len(inside) and visible[inside[0], 0] <= wanted[0] and visible[inside[-1], 1] >= wanted[1]
+            if whole:
+                start, stop = row.passage[0] + int(inside[0]), row.passage[0] + int(inside[-1])
+        return {"target": np.array([[start, stop]], dtype=np.int64), "weight": share(row)}
+
+    def head(self, width: int, dropout: float) -> nn.Module:
+        from palmette.heads import SpanHead
+
+        return SpanHead(width, dropout=dropout)
+
+    def loss(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        scores = outputs.float().transpose(1, 2)  # [texts, 2, tokens]
+        losses = cross_entropy(scores.flatten(0, 1), targets["target"].flatten(), reduction="none")  # [texts * 2]
+        return (losses.view(-1, 2).mean(-1) * targets["weight"]).sum()
+
+    def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
+        if spans is None or example.pair is None:
+            raise ValueError(f"{self.task}: extractive_qa needs a passage")
+        # All windows share one softmax, so that a window without the answer cannot win by its own scale.
+        candidates: list[tuple[float, int, int]] = []
+        nothing = np.inf
+        for row, outputs in windows:
+            scores = outputs[0].astype(np.float64)  # [tokens, 2]
+            nothing = min(nothing, float(scores[0].sum()))
+            candidates += _best_spans(scores, row)
+        best = max(candidates, default=(-np.inf, 0, 0))
+        totals = np.array([score for score, _, _ in candidates] + ([nothing] if self.state["unanswerable"] else []))
+        if len(totals) == 0:
+            return Prediction((), 0.0)
+        probabilities = np.exp(totals - totals.max())
+        probabilities /= probabilities.sum()
+        if not candidates or (self.state["unanswerable"] and nothing > best[0]):
+            return Prediction((), float(probabilities[-1]))
+        start, stop = int(spans[best[1], 0]), int(spans[best[2], 1])
+        confidence = float(probabilities[: len(candidates)].max())
+        return Prediction((Answer(start, example.pair.string[start:stop]),), confidence)
+
+    def score(self, gold: Sequence[Answers], predicted: Sequence[Answers]) -> dict[str, float]:
+        scores = metrics.squad(gold, predicted)
+        return {"f1": scores["f1"], "exact_match": scores["exact_match"]}
+
+    def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
+        answers: Any = prediction.label
+        confidence = round(float(prediction.confidence), 4)  # type: ignore[arg-type]
+        if not answers:
+            return {"answer": None, "confidence": confidence}
+        answer = answers[0]
+        stop = answer.start + len(answer.text)
+        return {"answer": answer.text, "start": answer.start, "end": stop, "confidence": confidence}
+
+
+def _best_spans(scores: Array, row: Row) -> list[tuple[float, int, int]]:
+    """The best spans of one window: (score, first, last) in subwords of the passage."""
+    low, high = row.passage
+    inside = scores[low:high]  # [visible, 2]
+    starts = np.argsort(-inside[:, 0], kind="stable")[:_CANDIDATES]
+    stops = np.argsort(-inside[:, 1], kind="stable")[:_CANDIDATES]
+    return [
+        (float(inside[start, 0] + inside[stop, 1]), row.passage_from + int(start), row.passage_from + int(stop))
+        for start in starts
+        for stop in stops
+        if start <= stop < start + _LONGEST_ANSWER
+    ]

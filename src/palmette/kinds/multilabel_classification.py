@@ -1,0 +1,84 @@
+"""Any number of classes for a text, none included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from palmette import metrics
+from palmette.config import TaskConfig
+from palmette.kinds.base import Array, Kind, LabelError, RawLabel, expect_strings, label_set, share
+from palmette.text import Row
+from palmette.types import Example, Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class MultilabelClassification(Kind[frozenset[str]]):
+    """A yes or no for each class; yes from a probability of one half."""
+
+    inputs: ClassVar = "any"
+    metrics: ClassVar = ("micro_f1", "macro_f1", "subset_accuracy")
+
+    def __init__(self, task: str, config: TaskConfig, state: Mapping[str, Any]) -> None:
+        super().__init__(task, config, state)
+        self._number = {label: number for number, label in enumerate(self.labels)}
+
+    @classmethod
+    def parse(cls, raw: RawLabel, config: TaskConfig, example: Example) -> frozenset[str]:
+        labels = (raw,) if isinstance(raw, str) else expect_strings(raw)
+        if any(not label.strip() for label in labels):
+            raise LabelError("one of the labels is empty")
+        return frozenset(label.strip() for label in labels)
+
+    @classmethod
+    def fit(cls, labels: Sequence[frozenset[str]]) -> dict[str, Any]:
+        return label_set({label for members in labels for label in members})
+
+    def unseen(self, label: frozenset[str]) -> set[str]:
+        return set(label) - self._number.keys()
+
+    def targets(self, label: frozenset[str], row: Row, spans: Array | None) -> dict[str, Array]:
+        target = np.zeros((1, len(self.labels)), dtype=np.float32)
+        target[0, [self._number[member] for member in sorted(label)]] = 1
+        return {"target": target, "weight": share(row)}
+
+    def head(self, width: int, dropout: float) -> nn.Module:
+        from palmette.heads import TextHead
+
+        return TextHead(width, len(self.labels), dropout=dropout)
+
+    def loss(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        losses = binary_cross_entropy_with_logits(
+            outputs.float(), targets["target"], reduction="none"
+        )  # [texts, labels]
+        return (losses.sum(-1) * targets["weight"]).sum()
+
+    def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
+        logits = np.concatenate([outputs for _, outputs in windows]).mean(axis=0).astype(np.float64)  # [labels]
+        probabilities = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
+        chosen = frozenset(label for label, logit in zip(self.labels, logits, strict=True) if logit > 0)
+        # The set is right only if every yes and every no is; the least certain of them bounds it.
+        return Prediction(chosen, float(np.maximum(probabilities, 1 - probabilities).min()))
+
+    def score(self, gold: Sequence[frozenset[str]], predicted: Sequence[frozenset[str]]) -> dict[str, float]:
+        found = metrics.sets_f1(gold, predicted)
+        labels = metrics.per_label([self.items(label) for label in gold], [self.items(label) for label in predicted])
+        return {
+            "micro_f1": found.pop("f1"),
+            **found,
+            "macro_f1": sum(scores["f1"] for scores in labels.values()) / max(len(labels), 1),
+            "subset_accuracy": sum(map(frozenset.__eq__, gold, predicted)) / len(gold),
+        }
+
+    def items(self, label: frozenset[str]) -> set[tuple[object, str]]:
+        return {("text", member) for member in label}
+
+    def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
+        members: Any = prediction.label
+        return {"labels": sorted(members), "confidence": round(float(prediction.confidence), 4)}  # type: ignore[arg-type]

@@ -1,0 +1,69 @@
+"""A number for a text or a pair: similarity, rating, intensity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from palmette import metrics
+from palmette.config import TaskConfig
+from palmette.kinds.base import Array, Kind, LabelError, RawLabel, share
+from palmette.text import Row
+from palmette.types import Example, Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Regression(Kind[float]):
+    """Trained on standardised values, so that its loss is on the scale of the others; answers on the original scale."""
+
+    inputs: ClassVar = "any"
+    metrics: ClassVar = ("pearson", "spearman", "mse")
+
+    @classmethod
+    def parse(cls, raw: RawLabel, config: TaskConfig, example: Example) -> float:
+        try:
+            value = float(raw)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise LabelError(f"expected a number, found {raw!r}") from error
+        if not math.isfinite(value):
+            raise LabelError(f"expected a finite number, found {raw!r}")
+        return value
+
+    @classmethod
+    def fit(cls, labels: Sequence[float]) -> dict[str, Any]:
+        values = np.asarray(labels, dtype=np.float64)
+        spread = float(values.std())
+        return {"mean": float(values.mean()), "deviation": spread if spread > 0 else 1.0}
+
+    def targets(self, label: float, row: Row, spans: Array | None) -> dict[str, Array]:
+        standardised = (label - self.state["mean"]) / self.state["deviation"]
+        return {"target": np.array([standardised], dtype=np.float32), "weight": share(row)}
+
+    def head(self, width: int, dropout: float) -> nn.Module:
+        from palmette.heads import TextHead
+
+        return TextHead(width, 1, dropout=dropout)
+
+    def loss(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        errors = outputs.float().squeeze(-1) - targets["target"]  # [texts]
+        return (errors.square() * targets["weight"]).sum()
+
+    def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
+        value = float(np.concatenate([outputs for _, outputs in windows]).astype(np.float64).mean())
+        return Prediction(value * self.state["deviation"] + self.state["mean"], math.nan)
+
+    def score(self, gold: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
+        errors = np.asarray(gold, dtype=float) - np.asarray(predicted, dtype=float)
+        return {
+            "pearson": metrics.pearson(gold, predicted),
+            "spearman": metrics.spearman(gold, predicted),
+            "mse": float(np.square(errors).mean()),
+        }
+
+    def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
+        return {"value": round(float(prediction.label), 4)}  # type: ignore[arg-type]

@@ -1,0 +1,234 @@
+"""One label a word: plain tags, or spans written as IOB1, IOB2 or IOBES and decoded so that each is valid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from palmette import metrics
+from palmette.config import TaskConfig
+from palmette.errors import ConfigError
+from palmette.kinds.base import Array, Kind, LabelError, RawLabel, expect_strings, label_set, softmax
+from palmette.metrics import Span
+from palmette.text import Row
+from palmette.types import Example, Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Tags = tuple[str, ...]
+Scheme = Literal["iob1", "iob2", "iobes"]
+_PREFIXES: dict[str, str] = {"iob1": "BI", "iob2": "BI", "iobes": "BIES"}
+
+
+def split_tag(tag: str, scheme: Scheme) -> tuple[str, str]:
+    """`B-PER` -> ("B", "PER"); `O` -> ("O", "").
+
+    Raises:
+        LabelError: the tag is not of the scheme.
+    """
+    if tag == "O":
+        return "O", ""
+    prefix, dash, kind = tag.partition("-")
+    if not dash or not kind or len(prefix) != 1 or prefix not in _PREFIXES[scheme]:
+        allowed = ", ".join(f"{letter}-TYPE" for letter in _PREFIXES[scheme])
+        raise LabelError(f"{tag!r} is not a tag of {scheme} (O, {allowed})")
+    return prefix, kind
+
+
+def read_spans(tags: Sequence[str], scheme: Scheme) -> list[Span]:
+    """The spans that tags of a scheme write, read as conlleval reads them: an invalid `I-` begins a span."""
+    spans: list[Span] = []
+    start, current = 0, ""
+    previous = "O"
+    for position, tag in enumerate([*tags, "O"]):
+        prefix, kind = split_tag(tag, scheme)
+        begins = prefix in "BS" or (prefix in "IE" and (current != kind or previous in "ES"))
+        if current and (begins or prefix == "O"):
+            spans.append((start, position, current))
+            current = ""
+        if begins:
+            start, current = position, kind
+        previous = prefix
+    return spans
+
+
+def write_iob2(spans: Sequence[Span], length: int) -> Tags:
+    """Spans that do not overlap, as IOB2 tags."""
+    tags = ["O"] * length
+    for start, stop, kind in spans:
+        tags[start] = f"B-{kind}"
+        tags[start + 1 : stop] = [f"I-{kind}"] * (stop - start - 1)
+    return tuple(tags)
+
+
+def write(spans: Sequence[Span], length: int, scheme: Scheme) -> Tags:
+    """Spans as tags of any scheme."""
+    if scheme == "iob2":
+        return write_iob2(spans, length)
+    tags = list(write_iob2(spans, length))
+    by_start = {start: (stop, kind) for start, stop, kind in spans}
+    last_stop, last_kind = -1, ""
+    for start, (stop, kind) in sorted(by_start.items()):
+        if scheme == "iob1":
+            adjacent = start == last_stop and kind == last_kind
+            tags[start] = f"{'B' if adjacent else 'I'}-{kind}"
+        elif stop - start == 1:
+            tags[start] = f"S-{kind}"
+        else:
+            tags[stop - 1] = f"E-{kind}"
+        last_stop, last_kind = stop, kind
+    return tuple(tags)
+
+
+def allowed_transitions(labels: Sequence[str]) -> tuple[Array, Array]:
+    """Which IOB2 tag may begin a text [labels], and which may follow which [from, to]: booleans."""
+    begins = np.array([not label.startswith("I-") for label in labels])
+    follows = np.array(
+        [
+            [not to.startswith("I-") or (previous != "O" and previous[2:] == to[2:]) for to in labels]
+            for previous in labels
+        ]
+    )
+    return begins, follows
+
+
+def viterbi(scores: Array, begins: Array, follows: Array) -> Array:
+    """The best-scoring valid sequence: scores [words, labels] (log-probabilities) -> [words] label numbers."""
+    best: Array = np.argmax(scores, axis=-1)
+    if len(best) == 0 or (begins[best[0]] and follows[best[:-1], best[1:]].all()):
+        return best  # what is best at every word is best over all, when it is valid
+    barred = np.where(follows, 0.0, -np.inf)
+    total = scores[0] + np.where(begins, 0.0, -np.inf)
+    back = np.zeros(scores.shape, dtype=np.int64)
+    for position in range(1, len(scores)):
+        through = total[:, None] + barred  # [from, to]
+        back[position] = through.argmax(axis=0)
+        total = through.max(axis=0) + scores[position]
+    path = [int(total.argmax())]
+    for position in range(len(scores) - 1, 0, -1):
+        path.append(int(back[position][path[-1]]))
+    return np.array(path[::-1])
+
+
+class SequenceLabeling(Kind[Tags]):
+    """A tag for every word. With a `scheme`, spans: labels are kept as IOB2 inside."""
+
+    inputs: ClassVar = "text"
+    metrics: ClassVar = ("accuracy", "span_f1", "macro_f1")
+    pooled: ClassVar = False
+
+    def __init__(self, task: str, config: TaskConfig, state: Mapping[str, Any]) -> None:
+        super().__init__(task, config, state)
+        self._number = {label: number for number, label in enumerate(self.labels)}
+        self._transitions = allowed_transitions(self.labels) if config.scheme else None
+
+    @classmethod
+    def check(cls, task: str, config: TaskConfig) -> None:
+        super().check(task, config)
+        if config.metric == "span_f1" and config.scheme is None:
+            raise ConfigError(f"tasks.{task}.scheme: span_f1 needs the scheme of the tags (iob1, iob2 or iobes)")
+
+    @property
+    def metric(self) -> str:
+        return self.config.metric or ("span_f1" if self.config.scheme else "accuracy")
+
+    @classmethod
+    def parse(cls, raw: RawLabel, config: TaskConfig, example: Example) -> Tags:
+        tags = expect_strings(raw)
+        if len(tags) != len(example.text.words):
+            raise LabelError(f"{len(tags)} tags for {len(example.text.words)} words")
+        if config.scheme is None:
+            return tags
+        return write_iob2(read_spans(tags, config.scheme), len(tags))
+
+    @classmethod
+    def repairs(cls, raw: RawLabel, config: TaskConfig) -> int:
+        if config.scheme is None:
+            return 0
+        tags = expect_strings(raw)
+        valid = write(read_spans(tags, config.scheme), len(tags), config.scheme)
+        if config.scheme == "iob1":  # B- at the start of a span that needs none is redundant, not wrong
+            tags = tuple(
+                tag.replace("B-", "I-", 1) if ok.startswith("I-") else tag for tag, ok in zip(tags, valid, strict=False)
+            )
+        return sum(tag != ok for tag, ok in zip(tags, valid, strict=True))
+
+    @classmethod
+    def fit(cls, labels: Sequence[Tags]) -> dict[str, Any]:
+        found = {tag for tags in labels for tag in tags}
+        # A type that training shows only at length one still needs its I-, or a longer span could not be predicted.
+        found |= {f"I-{tag[2:]}" for tag in found if tag.startswith("B-")}
+        return label_set(found)
+
+    def unseen(self, label: Tags) -> set[str]:
+        return set(label) - self._number.keys()
+
+    def index(self, row: Row, number: int, width: int) -> Array:
+        return number * width + row.word_positions
+
+    def targets(self, label: Tags, row: Row, spans: Array | None) -> dict[str, Array]:
+        numbers = [self._number[label[word]] for word in row.words]
+        return {
+            "target": np.array(numbers, dtype=np.int64),  # [words]
+            "weight": np.ones(len(numbers), dtype=np.float32),
+        }
+
+    def head(self, width: int, dropout: float) -> nn.Module:
+        from palmette.heads import WordHead
+
+        return WordHead(width, len(self.labels), dropout=dropout)
+
+    def loss(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        losses = cross_entropy(outputs.float(), targets["target"], reduction="none")  # [words]
+        return (losses * targets["weight"]).sum()
+
+    def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
+        logits = np.concatenate([outputs for _, outputs in windows])  # [words, labels]
+        probabilities = softmax(logits) if len(logits) else np.zeros((0, len(self.labels)))
+        if self._transitions is None:
+            path = np.argmax(logits, axis=-1)
+        else:
+            path = viterbi(np.log(np.maximum(probabilities, 1e-300)), *self._transitions)
+        confidence = probabilities[np.arange(len(path)), path]
+        return Prediction(tuple(self.labels[number] for number in path), tuple(map(float, confidence)))
+
+    def score(self, gold: Sequence[Tags], predicted: Sequence[Tags]) -> dict[str, float]:
+        flat_gold = [tag for tags in gold for tag in tags]
+        flat_predicted = [tag for tags in predicted for tag in tags]
+        scores = {"accuracy": metrics.accuracy(flat_gold, flat_predicted)}
+        if self.config.scheme is None:
+            return scores | {"macro_f1": metrics.macro_f1(flat_gold, flat_predicted)}
+        found = metrics.sets_f1([read_spans(t, "iob2") for t in gold], [read_spans(t, "iob2") for t in predicted])
+        return {"span_f1": found.pop("f1"), **found, **scores}
+
+    def items(self, label: Tags) -> set[tuple[object, str]]:
+        if self.config.scheme is None:
+            return set(enumerate(label))
+        return {((start, stop), kind) for start, stop, kind in read_spans(label, "iob2")}
+
+    def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
+        tags: Any = prediction.label
+        confidence: Any = prediction.confidence
+        if self.config.scheme is None:
+            return {"tags": list(tags), "confidence": [round(value, 4) for value in confidence]}
+        text, places = example.text.string, example.text.spans
+        return {
+            "tags": list(tags),
+            "spans": [
+                {
+                    "label": kind,
+                    "start": places[start][0],
+                    "end": places[stop - 1][1],
+                    "text": text[places[start][0] : places[stop - 1][1]],
+                    "words": [start, stop],
+                    # A span is right only if all of its tags are: the weakest of them bounds it.
+                    "confidence": round(min(confidence[start:stop]), 4),
+                }
+                for start, stop, kind in read_spans(tags, "iob2")
+            ],
+        }

@@ -1,0 +1,75 @@
+"""One class for a text, or for a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from palmette import metrics
+from palmette.config import TaskConfig
+from palmette.kinds.base import Array, Kind, LabelError, RawLabel, expect_string, label_set, share, softmax
+from palmette.text import Row
+from palmette.types import Example, Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class TextClassification(Kind[str]):
+    """A class for the whole text; windows of a long text vote by their mean logits."""
+
+    inputs: ClassVar[Literal["text", "pair", "any"]] = "text"
+    metrics: ClassVar = ("accuracy", "macro_f1", "mcc")
+
+    def __init__(self, task: str, config: TaskConfig, state: Mapping[str, Any]) -> None:
+        super().__init__(task, config, state)
+        self._number = {label: number for number, label in enumerate(self.labels)}
+
+    @classmethod
+    def parse(cls, raw: RawLabel, config: TaskConfig, example: Example) -> str:
+        label = expect_string(raw).strip()
+        if not label:
+            raise LabelError("the label is empty")
+        return label
+
+    @classmethod
+    def fit(cls, labels: Sequence[str]) -> dict[str, Any]:
+        return label_set(labels)
+
+    def unseen(self, label: str) -> set[str]:
+        return {label} - self._number.keys()
+
+    def targets(self, label: str, row: Row, spans: Array | None) -> dict[str, Array]:
+        return {"target": np.array([self._number[label]], dtype=np.int64), "weight": share(row)}
+
+    def head(self, width: int, dropout: float) -> nn.Module:
+        from palmette.heads import TextHead
+
+        return TextHead(width, len(self.labels), dropout=dropout)
+
+    def loss(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        losses = cross_entropy(outputs.float(), targets["target"], reduction="none")  # [texts]
+        return (losses * targets["weight"]).sum()
+
+    def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
+        logits = np.concatenate([outputs for _, outputs in windows]).mean(axis=0)  # [labels]
+        probabilities = softmax(logits)
+        best = int(np.argmax(logits))
+        return Prediction(self.labels[best], float(probabilities[best]))
+
+    def score(self, gold: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
+        return {
+            "accuracy": metrics.accuracy(gold, predicted),
+            "macro_f1": metrics.macro_f1(gold, predicted),
+            "mcc": metrics.mcc(gold, predicted),
+        }
+
+    def items(self, label: str) -> set[tuple[object, str]]:
+        return {("text", label)}
+
+    def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
+        return {"label": prediction.label, "confidence": round(float(prediction.confidence), 4)}  # type: ignore[arg-type]

@@ -1,0 +1,69 @@
+"""Trunk + heads: one pass of the trunk, every head over what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from palmette.batching import Batch
+from palmette.kinds import AnyKind
+from palmette.predictor import Engine
+from palmette.trunk import Trunk
+
+
+class Model(nn.Module):
+    """One trunk and a head per task.
+
+    Args:
+        trunk: the shared encoder.
+        kinds: the tasks; each brings its head.
+        dropout: in front of every head.
+    """
+
+    def __init__(self, trunk: Trunk, kinds: Mapping[str, AnyKind], *, dropout: float) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.heads = nn.ModuleDict({task: kind.head(trunk.width, dropout) for task, kind in kinds.items()})
+
+    def forward(self, inputs: Mapping[str, Tensor], index: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs of each task in `index`: [units, ...]. A task that is not in it costs nothing."""
+        hidden = self.trunk(inputs)  # [rows, tokens, width]
+        return {task: self.heads[task](hidden, inputs["attention_mask"], where) for task, where in index.items()}
+
+
+def to_tensors(arrays: Mapping[str, object], device: torch.device) -> dict[str, Tensor]:
+    """NumPy arrays -> tensors on a device."""
+    return {name: torch.as_tensor(array).to(device, non_blocking=True) for name, array in arrays.items()}
+
+
+def run(model: nn.Module, batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """The model's outputs for all tasks of a batch."""
+    outputs: dict[str, Tensor] = model(
+        to_tensors(batch.inputs, device),
+        to_tensors({task: part.index for task, part in batch.tasks.items()}, device),
+    )
+    return outputs
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which the model computes: bf16 where the run trained in it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def torch_engine(model: Model, device: torch.device, precision: str) -> Engine:
+    """The model as a predictor calls it: batch -> outputs as arrays."""
+
+    def engine(batch: Batch) -> dict[str, Any]:
+        with torch.inference_mode(), autocast(device, precision):
+            outputs = run(model, batch, device)
+        return {task: output.float().cpu().numpy() for task, output in outputs.items()}
+
+    return engine
+
+
+def pad_id(model: Model) -> int:
+    """Vocabulary id of padding; masked, so that any id will do where the trunk names none."""
+    return int(getattr(model.trunk.encoder.config, "pad_token_id", None) or 0)

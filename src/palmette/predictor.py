@@ -1,0 +1,140 @@
+"""Texts in, answers out, over any engine that turns a batch into head outputs. No torch: serving uses the same code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmette.batching import Batch, Dataset, by_length, collate
+from palmette.errors import RunError
+from palmette.kinds import AnyKind
+from palmette.text import TextEncoder, find_words
+from palmette.types import Example, Prediction, Text
+
+Engine = Callable[[Batch], Mapping[str, NDArray[Any]]]
+
+# What a caller may give as one input: raw text, words, or two of either (a pair; question and passage).
+Input = str | Sequence[str] | tuple[str | Sequence[str], str | Sequence[str]]
+
+_CHUNK = 512  # examples that are sorted by length together; bounds the memory of a stream
+
+
+class Predictor:
+    """Answers tasks over texts.
+
+    Args:
+        kinds: the tasks of the model.
+        encoder: texts -> rows.
+        engine: batch -> outputs of each task in the batch.
+        pad: vocabulary id of padding.
+        language: of raw texts.
+        batch_tokens: most padded tokens in one batch.
+    """
+
+    def __init__(
+        self,
+        kinds: Mapping[str, AnyKind],
+        encoder: TextEncoder,
+        engine: Engine,
+        *,
+        pad: int,
+        language: str,
+        batch_tokens: int = 4096,
+    ) -> None:
+        self.kinds = kinds
+        self.encoder = encoder
+        self.engine = engine
+        self.pad = pad
+        self.language = language
+        self.batch_tokens = batch_tokens
+
+    def choose(self, tasks: Sequence[str] | None) -> dict[str, AnyKind]:
+        """The kinds of some tasks, all by default.
+
+        Raises:
+            RunError: the model has no such task.
+        """
+        if tasks is None:
+            return dict(self.kinds)
+        for task in tasks:
+            if task not in self.kinds:
+                raise RunError(f"no task {task!r} in this model; it has {', '.join(self.kinds)}")
+        return {task: self.kinds[task] for task in tasks}
+
+    def example(self, given: Input) -> Example:
+        """An unlabelled example from what a caller gave: a string is raw text, a list is words, a pair is a tuple.
+
+        Raises:
+            RunError: it is none of these.
+        """
+        if isinstance(given, str):
+            return Example(find_words(given, language=self.language), {})
+        if isinstance(given, tuple) and len(given) == 2:
+            first, second = (self.example(part).text for part in given)
+            return Example(first, {}, pair=second)
+        if isinstance(given, list) and all(isinstance(word, str) for word in given):
+            return Example(Text(words=tuple(given)), {})
+        raise RunError(f"expected a text, a list of words or a pair (a tuple of two), found {given!r}"[:200])
+
+    def answer(self, examples: Sequence[Example], tasks: Sequence[str] | None = None) -> list[dict[str, Prediction]]:
+        """Each example's predictions, for those of `tasks` that take such an input."""
+        return self._run(examples, self.choose(tasks), labelled=False)
+
+    def answer_labelled(self, examples: Sequence[Example]) -> list[dict[str, Prediction]]:
+        """Each example's predictions for the tasks that it is labelled for (evaluation)."""
+        return self._run(examples, dict(self.kinds), labelled=True)
+
+    def stream(
+        self, inputs: Iterable[Input | Example], tasks: Sequence[str] | None = None
+    ) -> Iterator[tuple[Example, dict[str, Prediction]]]:
+        """Answers in order, in bounded memory, for an input of any length."""
+        kinds = self.choose(tasks)
+        source = iter(inputs)
+        while chunk := [
+            given if isinstance(given, Example) else self.example(given) for given in islice(source, _CHUNK)
+        ]:
+            yield from zip(chunk, self._run(chunk, kinds, labelled=False), strict=True)
+
+    def render(self, example: Example, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
+        """Predictions as JSON: text, words, offsets and one object a task."""
+        text = example.text
+        rendered: dict[str, Any] = {
+            "text": text.string,
+            "words": list(text.words),
+            "offsets": [list(s) for s in text.spans],
+        }
+        if example.pair is not None:
+            rendered["text_pair"] = example.pair.string
+        rendered["tasks"] = {task: self.kinds[task].render(found, example) for task, found in predictions.items()}
+        return rendered
+
+    def _run(
+        self, examples: Sequence[Example], kinds: dict[str, AnyKind], *, labelled: bool
+    ) -> list[dict[str, Prediction]]:
+        answers: list[dict[str, Prediction]] = [{} for _ in examples]
+        dataset = Dataset(examples, self.encoder.encode(examples))
+        wanted = [
+            number
+            for number, example in enumerate(examples)
+            if any((task in example.labels) if labelled else kind.takes(example) for task, kind in kinds.items())
+        ]
+        outputs: dict[tuple[str, int], dict[int, NDArray[Any]]] = {}
+        for rows in by_length(dataset.rows(wanted), batch_tokens=self.batch_tokens):
+            batch = collate(rows, dataset, kinds, pad=self.pad, labelled=False)
+            found = self.engine(batch)
+            for task, part in batch.tasks.items():
+                pieces = np.split(found[task], np.cumsum(part.sizes)[:-1])
+                for number, piece in zip(part.rows, pieces, strict=True):
+                    row = rows[number]
+                    outputs.setdefault((task, row.example), {})[row.window] = piece
+        for (task, number), found_windows in outputs.items():
+            if labelled and task not in examples[number].labels:
+                continue
+            encoded = dataset.encoded[number]
+            windows = [(row, found_windows[row.window]) for row in encoded.rows]
+            answers[number][task] = kinds[task].decode(windows, examples[number], encoded.spans)
+        return [{task: answer[task] for task in kinds if task in answer} for answer in answers]

@@ -1,0 +1,133 @@
+"""A trained model: load it, predict, evaluate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from palmette import evaluation
+from palmette.checkpoint import RunFolder, load_weights, read_labels
+from palmette.config import Config
+from palmette.corpus import load_corpus
+from palmette.errors import RunError
+from palmette.kinds import AnyKind
+from palmette.model import Model, pad_id, torch_engine
+from palmette.predictor import Input, Predictor
+from palmette.trunk import load_architecture
+from palmette.types import Example, Prediction
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, ready to answer."""
+
+    folder: RunFolder
+    config: Config
+    kinds: dict[str, AnyKind]
+    model: Model
+    predictor: Predictor
+
+    @classmethod
+    def load(cls, path: str | Path) -> Run:
+        """Load a run folder.
+
+        Raises:
+            RunError: it is not a finished run, or a file of it is missing or damaged.
+        """
+        folder = RunFolder(Path(path))
+        if not folder.config.exists():
+            raise RunError(f"{path}: is not a run folder (no config.yaml)")
+        if not folder.complete:
+            raise RunError(f"{path}: training has not finished: palmette train … --out {path} --resume")
+        config = Config.load(folder.config)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            kinds = read_labels(config, folder)
+            trunk, encoder = load_architecture(folder.path, device=device.type)
+        except (OSError, KeyError, json.JSONDecodeError) as error:
+            raise RunError(f"{path}: the run folder is damaged: {error}") from error
+        model = Model(trunk, kinds, dropout=0.0)
+        load_weights(model, folder.weights)
+        model.to(device).eval()
+        engine = torch_engine(model, device, config.training.precision)
+        predictor = Predictor(kinds, encoder, engine, pad=pad_id(model), language=config.language)
+        return cls(folder, config, kinds, model, predictor)
+
+    def predict(self, inputs: Input | Sequence[Input], *, tasks: Sequence[str] | None = None) -> Any:
+        """Answers as JSON-like objects: one for one text, a list for a list of texts.
+
+        Args:
+            inputs: a string, a pair (tuple of two), or a list of inputs; words are a list of strings inside that list.
+            tasks: which tasks to answer; all that take such an input by default.
+
+        Raises:
+            RunError: an input is none of these, or a task is unknown.
+        """
+        if isinstance(inputs, str | tuple):
+            return next(self.stream([inputs], tasks=tasks))
+        return list(self.stream(inputs, tasks=tasks))
+
+    def stream(self, inputs: Iterable[Input], *, tasks: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Answers in order, in bounded memory, for any number of inputs."""
+        for example, predictions in self.predictor.stream(inputs, tasks):
+            yield self.predictor.render(example, predictions)
+
+    def answer(self, examples: Sequence[Example]) -> list[dict[str, Prediction]]:
+        """Predictions for examples, of every task that takes them."""
+        return self.predictor.answer(examples)
+
+    def evaluate(
+        self,
+        split: str = "test",
+        *,
+        slices: Sequence[str] = (),
+        config: Config | None = None,
+        strict: bool = False,
+    ) -> dict[str, Any]:
+        """Read the data again and score a split.
+
+        Args:
+            split: train, dev or test.
+            slices: `length`, `unseen`, or columns or comments of the sources, to score apart.
+            config: other sources to score on; each of its tasks must be one of the run's. Default: the run's own.
+            strict: see `load_corpus`.
+
+        Returns:
+            {"split", "tasks": {task: {metric: value, "examples": n}}, "labels": …, "slices": {name: {place: tasks}}}
+
+        Raises:
+            RunError: no example of the split is labelled, or a slice's field is nowhere.
+        """
+        config = config or self.config
+        unknown = config.tasks.keys() - self.kinds.keys()
+        if unknown:
+            raise RunError(f"no task {min(unknown)!r} in this model; it has {', '.join(self.kinds)}")
+        fields = frozenset(slices) - {"length", "unseen"}
+        corpus = load_corpus(config, strict=strict, fields=fields, fitted={t: self.kinds[t] for t in config.tasks})
+        return self.evaluate_examples(corpus.splits[split], split, train=corpus.splits["train"], slices=slices)
+
+    def evaluate_examples(
+        self, examples: Sequence[Example], split: str, *, train: Sequence[Example] = (), slices: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Score labelled examples; `train` tells which words were seen."""
+        if not examples:
+            raise RunError(f"{split}: the sources have no labelled example of this split")
+        answers = self.predictor.answer_labelled(examples)
+        by_slice = {}
+        for name in slices:
+            known = evaluation.vocabulary(train) if name == "unseen" else None
+            key = evaluation.slice_by(name, known)
+            by_slice[name] = evaluation.score_slices(examples, answers, self.kinds, key)
+            if not by_slice[name]:
+                raise RunError(f"--slices {name}: no example of {split} has such a column or comment")
+        return {
+            "split": split,
+            "tasks": evaluation.score(examples, answers, self.kinds),
+            "labels": evaluation.score_labels(examples, answers, self.kinds),
+            "slices": by_slice,
+        }

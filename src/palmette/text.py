@@ -1,0 +1,377 @@
+"""Words, subwords, offsets, windows: from a text to the rows that the trunk reads. No torch.
+
+Training and serving share this file, so that a text is always cut in the same way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from palmette.errors import ConfigError, MissingExtraError
+from palmette.types import Example, Text
+
+IntArray = NDArray[np.int64]
+
+# What a lower-casing trunk cannot see, given back by a small embedding (trunk.py).
+CASINGS: tuple[str, ...] = ("lower or uncased", "capitalised", "all capitals", "mixed")
+
+# spaCy's affix rules take quadratic time on one unbroken chunk: 100 kB of "(." runs for minutes. Longer chunks
+# than any word of prose are cut by a plain rule instead.
+_LONGEST_CHUNK = 256
+_PLAIN_WORDS = re.compile(r"\w+|[^\w\s]")
+
+
+@lru_cache(maxsize=8)
+def _word_rules(language: str) -> Any:
+    try:
+        import spacy
+    except ImportError as error:
+        raise MissingExtraError("spacy", "serve") from error
+    try:
+        return spacy.blank(language).tokenizer
+    except ImportError as error:
+        raise ConfigError(f"language: spaCy has no word rules for {language!r}: {error}") from error
+
+
+def find_words(raw: str, *, language: str) -> Text:
+    """Cut a string into words by spaCy's rules for `language`; offsets are characters of `raw`.
+
+    White space is never a word. An empty string has no words.
+
+    Raises:
+        ConfigError: spaCy has no rules for the language.
+        MissingExtraError: spaCy is not installed.
+    """
+    rules = _word_rules(language)
+    words: list[str] = []
+    offsets: list[tuple[int, int]] = []
+    if any(len(chunk) > _LONGEST_CHUNK for chunk in raw.split()):
+        pieces = [(match.group(), match.start()) for match in re.finditer(r"\S+", raw)]
+    else:
+        pieces = [(raw, 0)]
+    for piece, base in pieces:
+        if len(piece) > _LONGEST_CHUNK and base + len(piece) <= len(raw) and not re.search(r"\s", piece):
+            found = [(match.group(), match.start()) for match in _PLAIN_WORDS.finditer(piece)]
+        else:
+            found = [(token.text, token.idx) for token in rules(piece) if not token.text.isspace()]
+        for word, start in found:
+            words.append(word)
+            offsets.append((base + start, base + start + len(word)))
+    return Text(words=tuple(words), raw=raw, offsets=tuple(offsets))
+
+
+def casing(word: str) -> int:
+    """Index into `CASINGS` of a word's shape."""
+    letters = [character for character in word if character.isupper() or character.islower()]
+    upper = sum(character.isupper() for character in letters)
+    if upper == 0:
+        return 0
+    if upper == 1 and letters[0].isupper():
+        return 1
+    return 2 if upper == len(letters) else 3
+
+
+@dataclass(frozen=True, slots=True)
+class Subwords:
+    """A text in subwords, without special tokens. Every word has at least one.
+
+    Attributes:
+        ids: [subwords] vocabulary ids.
+        word: [subwords] which word each belongs to, ascending.
+        offsets: [subwords, 2] characters in `Text.string`, [start, end).
+        casing: [subwords] index into `CASINGS` of the word.
+        first: [words] index of each word's first subword.
+    """
+
+    ids: IntArray
+    word: IntArray
+    offsets: IntArray
+    casing: IntArray
+    first: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One input of the trunk: a window of an example, special tokens included.
+
+    Attributes:
+        example: position of the example in the list that was encoded.
+        window, windows: which window of how many.
+        ids, types, casing: [tokens].
+        words: [answered] the words of the text that this window answers for (each word has one window).
+        word_positions: [answered] where the first subword of each stands in the row.
+        passage: [start, end) of the second text's subwords in the row; (0, 0) without one.
+        passage_from: which subword of the second text stands at `passage[0]`.
+        truncated: the input did not fit although windowed (an endless word, or an endless first text of a pair).
+    """
+
+    example: int
+    window: int
+    windows: int
+    ids: IntArray
+    types: IntArray
+    casing: IntArray
+    words: IntArray
+    word_positions: IntArray
+    passage: tuple[int, int]
+    passage_from: int
+    truncated: bool
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An example as the trunk reads it.
+
+    Attributes:
+        rows: one, or a window each where it is too long.
+        spans: [subwords, 2] character offsets of the second text's subwords; None without one.
+    """
+
+    rows: list[Row]
+    spans: IntArray | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Words [start, stop) in subwords [first, last), of which it answers for words [own_start, own_stop)."""
+
+    start: int
+    stop: int
+    own_start: int
+    own_stop: int
+    first: int
+    last: int
+    cut: bool
+
+
+def windows(first: Sequence[int] | IntArray, total: int, *, limit: int, overlap: int) -> list[_Window]:
+    """Cut words into windows of at most `limit` subwords that overlap by about `overlap`.
+
+    Args:
+        first: index of each word's first subword, ascending from 0.
+        total: number of subwords.
+        limit: most subwords in a window; a longer word is cut to it.
+        overlap: subwords of context shared by neighbours.
+
+    Returns:
+        At least one window. Every word is answered for by exactly one: the one that shows more context.
+    """
+    bounds = np.append(np.asarray(first, dtype=np.int64), total)  # [words + 1]
+    count = len(bounds) - 1
+    if total <= limit:
+        return [_Window(0, count, 0, count, 0, total, cut=False)]
+    ranges: list[tuple[int, int]] = []
+    start = 0
+    while True:
+        stop = int(np.searchsorted(bounds, bounds[start] + limit, side="right")) - 1
+        stop = max(stop, start + 1)
+        ranges.append((start, stop))
+        if stop >= count:
+            break
+        following = int(np.searchsorted(bounds, bounds[stop] - overlap, side="left"))
+        start = min(max(following, start + 1), stop)
+    middles = [0, *((later[0] + earlier[1]) // 2 for earlier, later in pairwise(ranges)), count]
+    return [
+        _Window(
+            start,
+            stop,
+            own_start,
+            own_stop,
+            int(bounds[start]),
+            min(int(bounds[stop]), int(bounds[start]) + limit),
+            cut=int(bounds[stop] - bounds[start]) > limit,
+        )
+        for (start, stop), (own_start, own_stop) in zip(ranges, pairwise(middles), strict=True)
+    ]
+
+
+class TextEncoder:
+    """Turns examples into rows for one trunk.
+
+    Args:
+        tokenizer: the trunk's; truncation and padding that its file may fix are switched off.
+        max_length: longest row in subwords, special tokens included.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, max_length: int) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self._single = _Template.of(tokenizer, pair=False)
+        self._pair = _Template.of(tokenizer, pair=True)
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        filler = tokenizer.token_to_id(unknown) if unknown else None
+        # Byte-level vocabularies have no unknown token; any separator will do for a word without a subword.
+        self._filler: int = filler if filler is not None else self._single.after[-1]
+        room = max_length - len(self._pair) - 2
+        if room < 8:
+            raise ConfigError(f"trunk.max_length: {max_length} leaves no room for a pair beside the special tokens")
+
+    @property
+    def lowercases(self) -> bool:
+        """Whether the tokenizer loses capitals."""
+        probe = self.tokenizer.normalizer.normalize_str("A") if self.tokenizer.normalizer is not None else "A"
+        return "A" not in probe
+
+    def subwords(self, texts: Sequence[Text]) -> list[Subwords]:
+        """Subwords of each text; words are separated by a space whatever stood between them."""
+        plain = [Text(words=text.words) for text in texts]
+        encodings = self.tokenizer.encode_batch([text.string for text in plain], add_special_tokens=False)
+        return [
+            self._align(text, joined, encoding.ids, encoding.offsets)
+            for text, joined, encoding in zip(texts, plain, encodings, strict=True)
+        ]
+
+    def _align(self, text: Text, joined: Text, ids: list[int], offsets: list[tuple[int, int]]) -> Subwords:
+        count = len(text.words)
+        if count == 0:
+            empty = np.zeros(0, dtype=np.int64)
+            return Subwords(empty, empty, np.zeros((0, 2), dtype=np.int64), empty, empty)
+        starts = np.array([start for start, _ in joined.spans], dtype=np.int64)
+        pieces = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+        # The last character decides: some tokenizers count the space before a word as its first.
+        last = np.maximum(pieces[:, 1] - 1, pieces[:, 0])
+        word = np.maximum(np.searchsorted(starts, last, side="right") - 1, 0)
+        # Words of no width share their neighbour's start; only a word with characters owns subwords.
+        widths = np.array([len(word_) for word_ in text.words], dtype=np.int64)
+        if (widths == 0).any():
+            filled = np.flatnonzero(widths)
+            if len(filled):
+                word = filled[np.maximum(np.searchsorted(starts[filled], last, side="right") - 1, 0)]
+        ids_array = np.array(ids, dtype=np.int64)
+        missing = np.setdiff1d(np.arange(count), word)
+        if len(missing):
+            # A word that normalisation leaves empty (a variation selector, a blank token) still needs an answer.
+            at = np.searchsorted(word, missing, side="left")
+            ids_array = np.insert(ids_array, at, self._filler)
+            word = np.insert(word, at, missing)
+            pieces = np.insert(pieces, at, np.stack([starts[missing], starts[missing] + widths[missing]], 1), axis=0)
+        shift = np.array([span[0] for span in text.spans], dtype=np.int64) - starts
+        offsets_array = np.maximum(pieces, starts[word][:, None]) + shift[word][:, None]
+        shapes = np.array([casing(word_) for word_ in text.words], dtype=np.int64)
+        first = np.searchsorted(word, np.arange(count), side="left")
+        return Subwords(ids_array, word, offsets_array, shapes[word], first)
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        """The rows of each example, in order."""
+        texts = self.subwords([example.text for example in examples])
+        paired = [number for number, example in enumerate(examples) if example.pair is not None]
+        seconds = dict(zip(paired, self.subwords([examples[n].pair or Text(()) for n in paired]), strict=True))
+        return [
+            Encoded(self._pair_rows(number, text, seconds[number]), seconds[number].offsets)
+            if number in seconds
+            else Encoded(self._text_rows(number, text), None)
+            for number, text in enumerate(texts)
+        ]
+
+    def _text_rows(self, example: int, text: Subwords) -> list[Row]:
+        template = self._single
+        limit = self.max_length - len(template)
+        cuts = windows(text.first, len(text.ids), limit=limit, overlap=limit // 4)
+        rows = []
+        for number, cut in enumerate(cuts):
+            part = slice(cut.first, cut.last)
+            words = np.arange(cut.own_start, cut.own_stop)
+            rows.append(
+                Row(
+                    example=example,
+                    window=number,
+                    windows=len(cuts),
+                    ids=template.fill(text.ids[part]),
+                    types=template.fill_types(cut.last - cut.first),
+                    casing=template.pad(text.casing[part]),
+                    words=words,
+                    word_positions=text.first[words] - cut.first + len(template.before),
+                    passage=(0, 0),
+                    passage_from=0,
+                    truncated=cut.cut,
+                )
+            )
+        return rows
+
+    def _pair_rows(self, example: int, text: Subwords, second: Subwords) -> list[Row]:
+        template = self._pair
+        room = self.max_length - len(template)
+        # Half of the room at most for the first text (a question): the second one is windowed, the first is not.
+        kept = min(len(text.ids), max(room // 2, room - len(second.ids)))
+        limit = room - kept
+        cuts = windows(second.first, len(second.ids), limit=limit, overlap=limit // 4)
+        nothing = np.zeros(0, dtype=np.int64)
+        rows = []
+        for number, cut in enumerate(cuts):
+            part = slice(cut.first, cut.last)
+            start = len(template.before) + kept + len(template.between)
+            rows.append(
+                Row(
+                    example=example,
+                    window=number,
+                    windows=len(cuts),
+                    ids=template.fill(text.ids[:kept], second.ids[part]),
+                    types=template.fill_types(kept, cut.last - cut.first),
+                    casing=template.pad(text.casing[:kept], second.casing[part]),
+                    words=nothing,
+                    word_positions=nothing,
+                    passage=(start, start + cut.last - cut.first),
+                    passage_from=cut.first,
+                    truncated=cut.cut or kept < len(text.ids),
+                )
+            )
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """The special tokens around one text or two, and the token types of everything, as the tokenizer sets them."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    types: tuple[list[int], int, list[int], int, list[int]]
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, *, pair: bool) -> _Template:
+        """Read the template off an encoded probe, whatever post-processor made it."""
+        probe = tokenizer.encode("a", "a") if pair else tokenizer.encode("a")
+        special = np.array(probe.special_tokens_mask, dtype=bool)
+        # A probe may be several subwords: each run of ordinary tokens is one text.
+        owner = np.array([-1 if sequence is None else sequence for sequence in probe.sequence_ids])
+        owner[special] = -1
+        first = np.flatnonzero(owner == 0)
+        second = np.flatnonzero(owner == 1) if pair else first
+        parts = (slice(0, first[0]), slice(first[-1] + 1, second[0]), slice(second[-1] + 1, len(owner)))
+        before, between, after = (probe.ids[part] for part in parts)
+        types = tuple(probe.type_ids[part] for part in parts)
+        type_of = (probe.type_ids[first[0]], probe.type_ids[second[0]])
+        if not pair:
+            between, types = [], (types[0], [], types[2])
+        return cls(before, between, after, (types[0], type_of[0], types[1], type_of[1], types[2]))
+
+    def fill(self, first: IntArray, second: IntArray | None = None) -> IntArray:
+        parts = [self.before, first, self.between, [] if second is None else second, self.after]
+        return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+
+    def fill_types(self, first: int, second: int = 0) -> IntArray:
+        before, type_first, between, type_second, after = self.types
+        return np.array(before + [type_first] * first + between + [type_second] * second + after, dtype=np.int64)
+
+    def pad(self, first: IntArray, second: IntArray | None = None) -> IntArray:
+        """Values of the texts' subwords, 0 at special tokens."""
+        parts: list[Any] = [np.zeros(len(self.before)), first, np.zeros(len(self.between))]
+        parts += [[] if second is None else second, np.zeros(len(self.after))]
+        return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])

@@ -1,0 +1,457 @@
+"""The loop: next update, losses, balance, step, evaluate. Everything else has a name elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from palmette import balancing, checkpoint, evaluation
+from palmette.batching import Batch, Dataset, collate, padding_share, plan_updates, split_update
+from palmette.checkpoint import Progress, RunFolder
+from palmette.config import Config, TrainingConfig
+from palmette.corpus import Corpus, load_corpus
+from palmette.errors import RunError
+from palmette.metrics import relative_to_best
+from palmette.mixing import Mixing
+from palmette.model import Model, autocast, pad_id, run, to_tensors, torch_engine
+from palmette.precision import choose_precision
+from palmette.predictor import Predictor
+from palmette.text import Row, TextEncoder
+from palmette.trunk import load_pretrained, save_architecture
+
+_LOG_EVERY = 20  # updates between lines in history.jsonl
+
+
+class Listener(Protocol):
+    """Something that watches training: a live table, a test."""
+
+    def on_event(self, event: Mapping[str, Any]) -> None:
+        """Called with each line of the history as it is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What training ended with.
+
+    Attributes:
+        folder: the run.
+        selected: after which update the kept model was evaluated.
+        seconds: wall-clock time of the loop, evaluation included (this process, since it was last started).
+        units: labelled units trained on in that time.
+    """
+
+    folder: RunFolder
+    selected: int
+    seconds: float
+    units: float
+
+
+def train(
+    config: Config,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    strict: bool = False,
+    corpus: Corpus | None = None,
+    listeners: Sequence[Listener] = (),
+) -> Outcome:
+    """Train one model on all tasks and write the run folder.
+
+    Args:
+        config: the run.
+        out: the run folder; must not hold a run yet, unless resuming.
+        resume: go on from the last checkpoint in `out` (from the start where there is none). The weights and
+            metrics are then, bit for bit, those of a run that was never interrupted (same machine and threads).
+        strict: see `load_corpus`.
+        corpus: already loaded data of this configuration.
+        listeners: told of every event.
+
+    Raises:
+        RunError: `out` holds a run, or one of another configuration.
+        ConfigError, ReadError: see `load_corpus`.
+    """
+    # A process may hold a part of an update in which a task has no example.
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    folder, config = _open_folder(config, Path(out), accelerator, resume=resume)
+    if folder.complete:
+        return Outcome(folder, _selected_in(folder), 0.0, 0.0)
+    corpus = corpus or load_corpus(config, strict=strict)
+    torch.manual_seed(config.training.seed)
+    trunk, encoder = load_pretrained(config.trunk, device=accelerator.device.type)
+    model = Model(trunk, corpus.kinds, dropout=config.training.dropout)
+    if accelerator.is_main_process:
+        save_architecture(trunk, encoder, folder.path)
+        checkpoint.write_labels(corpus.kinds, folder)
+        checkpoint.write_atomically(folder.data, json.dumps(corpus.summary(), indent=2, ensure_ascii=False) + "\n")
+    loop = Loop(config, corpus, model, encoder, folder, accelerator, listeners)
+    return loop.run(resume=resume)
+
+
+def _settle_precision(config: Config, device: torch.device) -> Config:
+    """The configuration with `auto` replaced by what the first process measured."""
+    precision = gather_object([choose_precision(config.training.precision, device)])[0]
+    return config.model_copy(update={"training": config.training.model_copy(update={"precision": precision})})
+
+
+def _open_folder(config: Config, out: Path, accelerator: Accelerator, *, resume: bool) -> tuple[RunFolder, Config]:
+    """The run folder, holding the resolved configuration, and that configuration."""
+    folder = RunFolder(out)
+    if folder.config.exists():
+        if not resume:
+            raise RunError(f"{out}: already holds a run: choose another folder, or --resume it")
+        earlier = Config.load(folder.config)
+        if config.training.precision == "auto":  # what was measured then holds, or the numbers would change
+            same = config.training.model_copy(update={"precision": earlier.training.precision})
+            config = config.model_copy(update={"training": same})
+        if earlier != config:
+            raise RunError(f"{folder.config}: the run was started with another configuration; resume it with that one")
+    elif out.exists() and any(out.iterdir()):
+        raise RunError(f"{out}: is not empty and holds no run: choose another folder")
+    else:
+        config = _settle_precision(config, accelerator.device)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_atomically(folder.config, config.dump())
+    accelerator.wait_for_everyone()
+    return folder, config
+
+
+def rate_factor(config: TrainingConfig, update: int, total: int) -> float:
+    """What the peak learning rates are multiplied with in update `update` (from 0) of `total`."""
+    warm = math.ceil(config.warmup * total)
+    if update < warm:
+        return (update + 1) / (warm + 1)
+    if config.schedule == "constant":
+        return 1.0
+    progress = (update - warm) / max(total - warm, 1)
+    return 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def parameter_groups(model: Model, config: TrainingConfig) -> list[dict[str, Any]]:
+    """Trunk and heads with their own rates; biases, norms and the new casing embedding do not decay."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        new = name.startswith(("heads.", "trunk.casing."))
+        decays = parameter.ndim > 1 and "casing" not in name
+        groups.setdefault((new, decays), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "peak": config.head_learning_rate if new else config.learning_rate,
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (new, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+@dataclass
+class _Tally:
+    """Sums since the last line of the history."""
+
+    losses: dict[str, list[Tensor]] = field(default_factory=dict)
+    updates: int = 0
+    units: float = 0.0
+    tokens: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+
+class Loop:
+    """One run in one process (of one or several)."""
+
+    def __init__(
+        self,
+        config: Config,
+        corpus: Corpus,
+        model: Model,
+        encoder: TextEncoder,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self.config = config
+        self.training = config.training
+        self.corpus = corpus
+        self.kinds = corpus.kinds
+        self.folder = folder
+        self.accelerator = accelerator
+        self.listeners = listeners if accelerator.is_main_process else ()
+        train_examples = corpus.splits["train"]
+        self.dataset = Dataset(train_examples, encoder.encode(train_examples))
+        self.mixing = Mixing(
+            train_examples,
+            tasks=list(self.kinds),
+            config=config.mixing,
+            epochs=self.training.epochs,
+            seed=self.training.seed,
+        )
+        self.weights = {task: declared.weight for task, declared in config.tasks.items()}
+        self.pad = pad_id(model)
+        self.bare = model
+        self.model = accelerator.prepare(model)
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, self.training), lr=0.0, fused=True)
+        self.predictor = Predictor(
+            self.kinds,
+            encoder,
+            torch_engine(model, accelerator.device, self.training.precision),
+            pad=self.pad,
+            language=config.language,
+        )
+        self.evaluations: list[tuple[int, dict[str, float]]] = []
+        self.units_done = 0.0
+
+    def run(self, *, resume: bool) -> Outcome:
+        """Train, select, evaluate the selected model on dev and test."""
+        plans = [self._plan(epoch) for epoch in range(self.training.epochs)]
+        total = sum(map(len, plans))
+        started = time.perf_counter()
+        update = self._restore() if resume else 0
+        if update == 0:
+            self._write(self._description(total))
+        if self._exhausted():
+            return self._finish(0.0)
+        tally = _Tally()
+        done = 0
+        for epoch, updates in enumerate(plans):
+            marks = self._evaluation_marks(len(updates))
+            for position, rows in enumerate(updates):
+                done += 1
+                if done <= update:
+                    continue
+                self._step(rows, rate_factor(self.training, done - 1, total), tally)
+                update = done
+                if update % _LOG_EVERY == 0 or update == total:
+                    tally = self._log(tally, epoch, update, total)
+                evaluated = position + 1 in marks
+                if evaluated:
+                    self._evaluate(epoch, update)
+                if position + 1 == len(updates):
+                    self._report_epoch(epoch, plans)
+                if evaluated or update % self.training.checkpoint_updates == 0:
+                    self._save(update)
+                if evaluated and self._exhausted():
+                    return self._finish(time.perf_counter() - started)
+        return self._finish(time.perf_counter() - started)
+
+    def _description(self, updates: int) -> dict[str, Any]:
+        """The history's first line: what ran on what."""
+        return {
+            "event": "started",
+            "updates": updates,
+            "parameters": sum(parameter.numel() for parameter in self.bare.parameters()),
+            "precision": self.training.precision,
+            "device": str(self.accelerator.device),
+            "processes": self.accelerator.num_processes,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
+    def _plan(self, epoch: int) -> list[list[Row]]:
+        rng = np.random.default_rng([self.training.seed, 2, epoch])
+        return plan_updates(
+            self.dataset.rows(self.mixing.draw(epoch)), batch_tokens=self.training.batch_tokens, rng=rng
+        )
+
+    def _evaluation_marks(self, updates: int) -> set[int]:
+        times = self.training.evaluations_per_epoch
+        return {max(1, round(updates * n / times)) for n in range(1, times + 1)}
+
+    def _step(self, rows: Sequence[Row], factor: float, tally: _Tally) -> None:
+        """One update: every part's losses, balanced, backward; clip; step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        parts = split_update(rows, self.training.accumulation * processes)
+        # Denominators are those of the whole update, known to every process because all plan the same.
+        batches = [
+            collate(part, self.dataset, self.kinds, pad=self.pad, labelled=True) if part else None for part in parts
+        ]
+        units: dict[str, float] = {}
+        for batch in batches:
+            for task, part in batch.tasks.items() if batch is not None else ():
+                units[task] = units.get(task, 0.0) + part.units
+        own = list(batches[rank::processes])
+        filler = next(batch for batch in batches if batch is not None)
+        for number, batch in enumerate(own):
+            last = number + 1 == len(own)
+            if last or processes == 1:
+                self._backward(batch, filler, units, tally)
+            else:
+                with self.accelerator.no_sync(self.model):
+                    self._backward(batch, filler, units, tally)
+        nn.utils.clip_grad_norm_(self.bare.parameters(), self.training.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        tally.updates += 1
+        tally.units += sum(units.values())
+        tally.tokens += sum(map(len, rows))
+        self.units_done += sum(units.values())
+
+    def _backward(self, batch: Batch | None, filler: Batch, units: Mapping[str, float], tally: _Tally) -> None:
+        if batch is None:  # this process has no row in this part, but must take part in the exchange of gradients
+            outputs = run(self.model, filler, self.accelerator.device)
+            self.accelerator.backward(sum(output.sum() for output in outputs.values()) * 0.0)
+            return
+        with autocast(self.accelerator.device, self.training.precision):
+            outputs = run(self.model, batch, self.accelerator.device)
+        targets = {task: to_tensors(part.targets, self.accelerator.device) for task, part in batch.tasks.items()}
+        losses = balancing.losses(outputs, batch, self.kinds, units, targets)
+        for task, loss in losses.items():
+            tally.losses.setdefault(task, []).append(loss.detach())
+        # Processes average their gradients; the loss is a sum over them.
+        self.accelerator.backward(balancing.combine(losses, self.weights) * self.accelerator.num_processes)
+
+    def _evaluate(self, epoch: int, update: int) -> None:
+        scores = self._scores("dev")
+        self.evaluations.append((update, evaluation.summarise(scores, self.kinds)))
+        if self.accelerator.is_main_process:
+            checkpoint.save_tensors(self.bare.state_dict(), self.folder.candidate(update))
+            keep = set(undominated(self.evaluations))
+            for number, (earlier, _) in enumerate(self.evaluations):
+                if number not in keep:
+                    self.folder.candidate(earlier).unlink(missing_ok=True)
+        self._write({"event": "evaluation", "epoch": epoch + 1, "update": update, "dev": scores})
+
+    def _scores(self, split: str) -> evaluation.Scores:
+        examples = self.corpus.splits[split]
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.bare.eval()
+        own = self.predictor.answer_labelled(examples[rank::processes])
+        self.bare.train()
+        answers: list[Any] = [None] * len(examples)
+        for number, share in enumerate(gather_object([own])):
+            answers[number::processes] = share
+        return evaluation.score(examples, answers, self.kinds)
+
+    def _exhausted(self) -> bool:
+        """Whether the best evaluation is `patience` evaluations old."""
+        patience = self.training.patience
+        if patience is None or not self.evaluations:
+            return False
+        best = [update for update, _ in self.evaluations].index(_select(self.config, self.evaluations))
+        return len(self.evaluations) - 1 - best >= patience
+
+    def _report_epoch(self, epoch: int, plans: Sequence[Sequence[Sequence[Row]]]) -> None:
+        drawn = self.mixing.draw(epoch)
+        ever = np.unique(np.concatenate([self.mixing.draw(earlier) for earlier in range(epoch + 1)]))
+        seen_ever = set(ever.tolist())
+        tasks = {}
+        for task in self.kinds:
+            labelled = [n for n, example in enumerate(self.dataset.examples) if task in example.labels]
+            encoded = [self.dataset.encoded[n] for n in labelled]
+            tasks[task] = {
+                "draws": int(sum(task in self.dataset.examples[n].labels for n in drawn)),
+                "seen": len(set(drawn.tolist()) & set(labelled)),
+                "never_seen": len(set(labelled) - seen_ever),
+                "windowed": sum(len(example.rows) > 1 for example in encoded),
+                "truncated": sum(any(row.truncated for row in example.rows) for example in encoded),
+            }
+        padding = padding_share(plans[epoch])
+        self._write({"event": "epoch", "epoch": epoch + 1, "tasks": tasks, "padding": round(padding, 4)})
+
+    def _log(self, tally: _Tally, epoch: int, update: int, total: int) -> _Tally:
+        seconds = time.perf_counter() - tally.started
+        sums = {task: float(torch.stack(losses).sum()) for task, losses in tally.losses.items()}
+        self._write(
+            {
+                "event": "progress",
+                "epoch": epoch + 1,
+                "update": update,
+                "updates": total,
+                "loss": {task: round(sums[task] / tally.updates, 5) for task in sorted(sums)},
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "units_per_second": round(tally.units / seconds, 1),
+                "tokens_per_second": round(tally.tokens / seconds, 1),
+            }
+        )
+        return _Tally()
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            with self.folder.history.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event, ensure_ascii=False) + "\n")
+        for listener in self.listeners:
+            listener.on_event(event)
+
+    def _save(self, update: int) -> None:
+        history = self.folder.history.stat().st_size if self.accelerator.is_main_process else 0
+        checkpoint.save_progress(
+            self.folder,
+            Progress(update, history, self.evaluations),
+            self.bare,
+            self.optimizer,
+            rank=self.accelerator.process_index,
+            wait=self.accelerator.wait_for_everyone,
+        )
+
+    def _restore(self) -> int:
+        latest = checkpoint.latest_progress(self.folder)
+        if latest is None:
+            if self.accelerator.is_main_process and self.folder.history.exists():
+                self.folder.history.unlink()
+            return 0
+        progress = checkpoint.load_progress(latest, self.bare, self.optimizer, rank=self.accelerator.process_index)
+        self.evaluations = progress.evaluations
+        if self.accelerator.is_main_process:
+            os.truncate(self.folder.history, progress.history_bytes)
+        return progress.update
+
+    def _finish(self, seconds: float) -> Outcome:
+        """Select over all evaluations at once, measure dev and test, leave the run folder complete."""
+        selected = _select(self.config, self.evaluations)
+        self.accelerator.wait_for_everyone()
+        checkpoint.load_weights(self.bare, self.folder.candidate(selected))
+        scores = {split: found for split in ("dev", "test") if (found := self._scores(split))}
+        self._write({"event": "selected", "update": selected, "rule": self.training.select, **scores})
+        if self.accelerator.is_main_process:
+            checkpoint.write_atomically(self.folder.metrics, json.dumps(scores, indent=2) + "\n")
+            # Last, and by renaming: a folder with weights is a finished run.
+            self.folder.candidate(selected).replace(self.folder.weights)
+            shutil.rmtree(self.folder.checkpoints)  # nothing to resume any more
+        self.accelerator.wait_for_everyone()
+        return Outcome(self.folder, selected, seconds, self.units_done)
+
+
+def _select(config: Config, evaluations: Sequence[tuple[int, Mapping[str, float]]]) -> int:
+    """The update whose evaluation is best by the rule; the earliest of equals."""
+    histories = {task: [values.get(task, 0.0) for _, values in evaluations] for task in config.tasks}
+    rule = config.training.select
+    scores = relative_to_best(histories) if rule == "mean_relative" else histories[rule]
+    return evaluations[scores.index(max(scores))][0]
+
+
+def undominated(evaluations: Sequence[tuple[int, Mapping[str, float]]]) -> list[int]:
+    """Which evaluations could still be selected: those that no other matches or beats in every task.
+
+    Under any rule that grows with each task's metric, a dominated model never wins, so its weights need not be kept.
+    """
+    kept = []
+    for number, (_, values) in enumerate(evaluations):
+        beaten = any(
+            all(others[task] >= value for task, value in values.items())
+            and (earlier < number or any(others[task] > value for task, value in values.items()))
+            for earlier, (_, others) in enumerate(evaluations)
+            if earlier != number
+        )
+        if not beaten:
+            kept.append(number)
+    return kept
+
+
+def _selected_in(folder: RunFolder) -> int:
+    """Which update's model a finished run kept."""
+    lines = [json.loads(line) for line in folder.history.read_text(encoding="utf-8").splitlines()]
+    return next(int(line["update"]) for line in reversed(lines) if line["event"] == "selected")

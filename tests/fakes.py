@@ -1,0 +1,160 @@
+"""Small stand-ins that tests build themselves: a trunk from a config, corpora on disk. No network, no downloads."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from palmette.text import TextEncoder
+
+WORDS = ("the cat sat on mat dog runs fast in paris london anna tom good bad great awful who where is a film").split()
+
+
+@cache
+def tiny_vocabulary() -> dict[str, int]:
+    """Special tokens, every ASCII character as a word and as a continuation, and a few whole words."""
+    characters = [c for c in string.printable if not c.isspace() and not c.isupper()]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *characters, *(f"##{c}" for c in characters), *WORDS]
+    return {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+
+
+def tiny_tokenizer() -> Tokenizer:
+    """A WordPiece tokenizer as BERT's, lower-casing; its file fixes truncation and padding, as MiniLM's does."""
+    vocabulary = tiny_vocabulary()
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    tokenizer.enable_truncation(16)
+    tokenizer.enable_padding(length=16, pad_id=0, pad_token="[PAD]")
+    return tokenizer
+
+
+def tiny_encoder(max_length: int = 64) -> TextEncoder:
+    return TextEncoder(tiny_tokenizer(), max_length=max_length)
+
+
+def tiny_trunk(folder: Path, *, dropout: float = 0.1, layers: int = 2, positions: int = 64, seed: int = 0) -> Path:
+    """Write a two-layer BERT of width 32 with random weights, as a Hugging Face folder."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = BertConfig(
+        vocab_size=len(tiny_vocabulary()),
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=positions,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    torch.set_rng_state(state)
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def write_jsonl(path: Path, records: Sequence[Mapping[str, Any]]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return str(path)
+
+
+def tiny_corpora(folder: Path, *, examples: int = 24, seed: int = 0) -> list[dict[str, Any]]:
+    """Sources that label every built-in kind, learnable from the words alone; as in a configuration."""
+    rng = np.random.default_rng(seed)
+    tags = {"anna": "B-PER", "tom": "B-PER", "paris": "B-LOC", "london": "B-LOC"}
+    sources = []
+    tokens: dict[str, str] = {}
+    pairs: dict[str, str] = {}
+    squad: dict[str, str] = {}
+    for split in ("train", "dev", "test"):
+        words, texts, questions = [], [], []
+        for number in range(examples):
+            sentence = [str(word) for word in rng.choice(WORDS, size=int(rng.integers(3, 9)))] + [f"{split[0]}{number}"]
+            good = "good" in sentence or "great" in sentence
+            words.append(
+                {
+                    "words": sentence,
+                    "pos": ["N" if len(word) > 3 else "D" for word in sentence],
+                    "ner": [tags.get(word, "O") for word in sentence],
+                    "tone": "up" if good else "down",
+                    "topics": sorted({word for word in sentence if word in ("cat", "dog", "film")}),
+                }
+            )
+            other = sentence[::-1] if number % 2 else [str(word) for word in rng.choice(WORDS, size=5)]
+            texts.append(
+                {
+                    "a": " ".join(sentence),
+                    "b": " ".join(other),
+                    "same": "yes" if number % 2 else "no",
+                    "likeness": float(len(set(sentence) & set(other))),
+                }
+            )
+            passage = " ".join([*sentence, "anna sat in paris", str(number)])
+            answer = [] if number % 4 == 3 else [{"text": "paris", "answer_start": passage.rindex("paris")}]
+            questions.append({"q": f"where is anna {split} {number}", "p": passage, "answers": answer})
+        tokens[split] = write_jsonl(folder / f"words-{split}.jsonl", words)
+        pairs[split] = write_jsonl(folder / f"pairs-{split}.jsonl", texts)
+        squad[split] = write_jsonl(folder / f"qa-{split}.jsonl", questions)
+    labels = {"pos": "pos", "ner": "ner", "tone": "tone", "topics": "topics"}
+    sources.append({"format": "jsonl", "name": "words", **tokens, "text": "words", "labels": labels})
+    sources.append(
+        {
+            "format": "jsonl",
+            "name": "pairs",
+            **pairs,
+            "text": "a",
+            "text_pair": "b",
+            "labels": {"same": "same", "likeness": "likeness"},
+        }
+    )
+    sources.append(
+        {"format": "jsonl", "name": "qa", **squad, "text": "q", "text_pair": "p", "labels": {"answer": "answers"}}
+    )
+    return sources
+
+
+ALL_TASKS: dict[str, dict[str, Any]] = {
+    "pos": {"kind": "sequence_labeling"},
+    "ner": {"kind": "sequence_labeling", "scheme": "iob2"},
+    "tone": {"kind": "text_classification"},
+    "topics": {"kind": "multilabel_classification"},
+    "same": {"kind": "pair_classification"},
+    "likeness": {"kind": "regression"},
+    "answer": {"kind": "extractive_qa"},
+}
+
+
+def tiny_config(folder: Path, *, dropout: float = 0.1, **training: Any) -> dict[str, Any]:
+    """A configuration of all kinds over tiny corpora and a tiny trunk, all written below `folder`."""
+    return {
+        "trunk": {"name": str(tiny_trunk(folder / "trunk", dropout=dropout))},
+        "tasks": ALL_TASKS,
+        "sources": tiny_corpora(folder / "data"),
+        "training": {
+            "epochs": 2,
+            "batch_tokens": 256,
+            "learning_rate": 1e-3,
+            "head_learning_rate": 1e-3,
+            "dropout": dropout,
+            "precision": "fp32",
+            "checkpoint_updates": 3,
+            **training,
+        },
+    }
