@@ -14,7 +14,30 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from palmette.text import TextEncoder
 
-WORDS = ("the cat sat on mat dog runs fast in paris london anna tom good bad great awful who where is a film").split()
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "mat",
+    "dog",
+    "runs",
+    "fast",
+    "in",
+    "paris",
+    "london",
+    "anna",
+    "tom",
+    "good",
+    "bad",
+    "great",
+    "awful",
+    "who",
+    "where",
+    "is",
+    "a",
+    "film",
+]
 
 
 @cache
@@ -75,8 +98,15 @@ def write_jsonl(path: Path, records: Sequence[Mapping[str, Any]]) -> str:
     return str(path)
 
 
-def tiny_corpora(folder: Path, *, examples: int = 24, seed: int = 0) -> list[dict[str, Any]]:
-    """Sources that label every built-in kind, learnable from the words alone; as in a configuration."""
+def tiny_corpora(folder: Path, *, examples: int = 24, long: int = 0, seed: int = 0) -> list[dict[str, Any]]:
+    """Sources that label every built-in kind, learnable from the words alone; as in a configuration.
+
+    Args:
+        folder: to write to.
+        examples: of each source in each split.
+        long: how many sentences and passages of each split need two windows or more of the tiny trunk.
+        seed: of the words.
+    """
     rng = np.random.default_rng(seed)
     tags = {"anna": "B-PER", "tom": "B-PER", "paris": "B-LOC", "london": "B-LOC"}
     sources = []
@@ -86,7 +116,8 @@ def tiny_corpora(folder: Path, *, examples: int = 24, seed: int = 0) -> list[dic
     for split in ("train", "dev", "test"):
         words, texts, questions = [], [], []
         for number in range(examples):
-            sentence = [str(word) for word in rng.choice(WORDS, size=int(rng.integers(3, 9)))] + [f"{split[0]}{number}"]
+            size = int(rng.integers(3, 9)) * (25 if number < long else 1)
+            sentence = [*map(str, rng.choice(WORDS, size=size)), f"{split[0]}{number}"]
             good = "good" in sentence or "great" in sentence
             words.append(
                 {
@@ -141,12 +172,14 @@ ALL_TASKS: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_config(folder: Path, *, dropout: float = 0.1, **training: Any) -> dict[str, Any]:
+def tiny_config(
+    folder: Path, *, dropout: float = 0.1, examples: int = 24, long: int = 0, **training: Any
+) -> dict[str, Any]:
     """A configuration of all kinds over tiny corpora and a tiny trunk, all written below `folder`."""
     return {
         "trunk": {"name": str(tiny_trunk(folder / "trunk", dropout=dropout))},
         "tasks": ALL_TASKS,
-        "sources": tiny_corpora(folder / "data"),
+        "sources": tiny_corpora(folder / "data", examples=examples, long=long),
         "training": {
             "epochs": 2,
             "batch_tokens": 256,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palmette.config import Config
 from palmette.errors import ConfigError, MissingExtraError, PalmetteError, ReadError, RunError
 
 if TYPE_CHECKING:
+    from palmette.config import Config
     from palmette.run import Run
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ def train(config: Config | dict[str, Any] | str | Path, out: str | Path, **optio
         ConfigError, ReadError, RunError: what is wrong, and where.
     """
     from palmette import trainer
+    from palmette.config import Config
     from palmette.run import Run
 
     if isinstance(config, str | Path):
@@ -34,6 +35,15 @@ def train(config: Config | dict[str, Any] | str | Path, out: str | Path, **optio
         config = Config.parse(config)
     trainer.train(config, out, **options)
     return Run.load(out)
+
+
+def __getattr__(name: str) -> Any:
+    """Import `Config` when it is asked for: pydantic would double the time of `palmette --help`."""
+    if name == "Config":
+        from palmette.config import Config
+
+        return Config
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(path: str | Path) -> Run:

@@ -28,7 +28,8 @@ def losses(
         units: labelled units of each task in the whole update, all parts and processes together.
         targets: the batch's targets as tensors.
     """
-    return {task: kinds[task].loss(outputs[task], targets[task]) / units[task] for task in batch.tasks}
+    # A window may answer for no word; where it is all that an update has of a task, 0 / 0 would ruin every weight.
+    return {task: kinds[task].loss(outputs[task], targets[task]) / (units[task] or 1.0) for task in batch.tasks}
 
 
 def combine(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

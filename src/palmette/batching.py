@@ -16,9 +16,9 @@ from palmette.types import Example
 
 Array = NDArray[Any]
 
-# Rows are sorted by length inside pools of this many updates: large enough that padding stays under 5 % on EWT,
-# small enough that an update is still a random draw.
-_POOL = 32
+# Rows are sorted by length inside pools of this many updates: large enough that padding stays under 5 % on EWT
+# (4.2 % at 48, 5.3 % at 32), small enough that an update is still a random draw.
+_POOL = 48
 
 
 @dataclass(frozen=True, slots=True)

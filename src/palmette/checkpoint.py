@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from palmette.averaging import WeightAverage
 from palmette.config import Config
 from palmette.errors import RunError
 from palmette.kinds import AnyKind, find_kind
@@ -85,6 +86,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors to a safetensors file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+    _flush(temporary)
     temporary.replace(path)
 
 
@@ -136,6 +138,7 @@ def save_progress(
     progress: Progress,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
     *,
     rank: int,
     wait: Any,
@@ -147,6 +150,7 @@ def save_progress(
         progress: where it stands.
         model: unwrapped.
         optimizer: its moments are stored by parameter name.
+        average: of the weights, where there is one.
         rank: this process; each stores its own random state, the first one everything else.
         wait: called to let all processes arrive.
     """
@@ -162,6 +166,8 @@ def save_progress(
             {k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()}, temporary / "model.safetensors"
         )
         save_file(_moments(model, optimizer), temporary / "optimizer.safetensors")
+        if average is not None:
+            save_file({k: v.contiguous().cpu() for k, v in average.state().items()}, temporary / "average.safetensors")
         state = {
             "update": progress.update,
             "history_bytes": progress.history_bytes,
@@ -196,8 +202,23 @@ def latest_progress(folder: RunFolder) -> Path | None:
     return found[-1] if found else None
 
 
-def load_progress(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, rank: int) -> Progress:
-    """Put a checkpoint back: weights, moments and this process's random state. -> where it stands."""
+def load_progress(
+    checkpoint: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    *,
+    rank: int,
+    processes: int,
+) -> Progress:
+    """Put a checkpoint back: weights, moments and this process's random state. -> where it stands.
+
+    Raises:
+        RunError: it is damaged, or was written by another number of processes.
+    """
+    states = len(list(checkpoint.glob("random-*.safetensors")))
+    if states != processes:
+        raise RunError(f"{checkpoint}: was written by {states} processes; resume it with as many, not {processes}")
     state = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
     load_weights(model, checkpoint / "model.safetensors")
     moments = load_file(checkpoint / "optimizer.safetensors")
@@ -207,9 +228,10 @@ def load_progress(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Opt
             prefix = f"{names[id(parameter)]}/"
             own = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
             if own:
-                optimizer.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter.device) for key, value in own.items()
-                }
+                # Fused AdamW wants its step counts on the device too.
+                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in own.items()}
+    if average is not None:
+        average.load(load_file(checkpoint / "average.safetensors"))
     _set_random_state(load_file(checkpoint / f"random-{rank}.safetensors"))
     evaluations = [(int(update), dict(values)) for update, values in state["evaluations"]]
     return Progress(state["update"], state["history_bytes"], evaluations)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from palmette.errors import ConfigError
 from palmette.types import SPLITS
@@ -59,16 +59,42 @@ class Cut(Settings):
     seed: int = Field(13, description="Which examples are cut.")
 
 
+def _form(value: Any) -> str | None:
+    """Which member of a union a value is meant to be, so that an error is about that member alone."""
+    forms = ((bool, None), (str, "<name>"), (int, "<number>"), (list, "<list>"), (dict | Settings, "<mapping>"))
+    return next((form for kind, form in forms if isinstance(value, kind)), None)
+
+
+def _one_of(wanted: str) -> Discriminator:
+    return Discriminator(_form, custom_error_type="form", custom_error_message=f"expected {wanted}")
+
+
+Column: TypeAlias = Annotated[
+    Annotated[str, Tag("<name>")] | Annotated[int, Tag("<number>")], _one_of("a column's name or number")
+]
+
+
 class LabelField(Settings):
     """Where a label stands, when a bare column does not say enough."""
 
-    column: str | int = Field(description="Column name or number (from 0), or key.")
+    column: Column = Field(description="Column name or number (from 0), or key.")
     separator: str | None = Field(None, min_length=1, description="The value holds several labels joined by this.")
     span_types: bool = Field(False, description="The value is span tags; the label is the set of types they contain.")
+    rename: dict[str | int, str] = Field(
+        default_factory=dict, description="Labels that are called otherwise here than in other sources; others stay."
+    )
 
 
-SplitFiles: TypeAlias = str | Annotated[list[str], Field(min_length=1)] | Cut
-LabelSpec: TypeAlias = str | int | LabelField
+SplitFiles: TypeAlias = Annotated[
+    Annotated[str, Tag("<name>")]
+    | Annotated[list[str], Field(min_length=1), Tag("<list>")]
+    | Annotated[Cut, Tag("<mapping>")],
+    _one_of("a file, a list of files, or a cut of train such as {fraction: 0.1}"),
+]
+LabelSpec: TypeAlias = Annotated[
+    Annotated[str, Tag("<name>")] | Annotated[int, Tag("<number>")] | Annotated[LabelField, Tag("<mapping>")],
+    _one_of("a column's name or number, or a mapping with column"),
+]
 
 
 class SourceConfig(Settings):
@@ -120,8 +146,8 @@ class TableSource(SourceConfig):
     """CSV or TSV, one example a row."""
 
     format: Literal["table"]
-    text: str | int = Field(description="Column of the text (the question, for extractive_qa).")
-    text_pair: str | int | None = Field(None, description="Column of the second text.")
+    text: Column = Field(description="Column of the text (the question, for extractive_qa).")
+    text_pair: Column | None = Field(None, description="Column of the second text.")
     delimiter: Literal["tab", "comma", "semicolon"] | None = Field(
         None, description="Default: comma for .csv, tab for everything else."
     )
@@ -180,15 +206,21 @@ class TrainingConfig(Settings):
     """The loop."""
 
     epochs: int = Field(3, ge=1, description="Passes; an epoch draws as many examples as there are (see mixing).")
-    batch_tokens: int = Field(2048, ge=16, description="Most subwords, padding included, in one update.")
+    batch_tokens: int = Field(512, ge=16, description="Most subwords, padding included, in one update.")
     accumulation: int = Field(1, ge=1, description="Parts that an update is computed in, to save memory.")
-    learning_rate: float = Field(2e-4, gt=0, description="Peak rate of the trunk, after warm-up.")
+    learning_rate: float = Field(1e-4, gt=0, description="Peak rate of the trunk, after warm-up.")
     head_learning_rate: float = Field(1e-3, gt=0, description="Peak rate of the heads and of what is new in the trunk.")
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the updates in which the rate rises to its peak.")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls after warm-up.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay, on matrices only.")
     clip_norm: float = Field(1.0, gt=0, description="Largest norm of an update's gradient.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout in front of every head.")
+    averaging: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Evaluate and keep a moving average of the weights over this share of the run's updates; 0: none.",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto measures which of fp32 and bf16 this hardware runs faster."
     )
@@ -262,7 +294,7 @@ class Config(Settings):
                 raise _located(("tasks", task), "a task's name is a letter, then letters, digits, - or _")
             if task not in labelled:
                 raise _located(("tasks", task), "no source labels it")
-        for task in self.mixing.weights.keys() ^ self.tasks.keys() if self.mixing.weights else ():
+        for task in sorted(self.mixing.weights.keys() ^ self.tasks.keys()) if self.mixing.weights else ():
             raise _located(("mixing", "weights"), f"weights must name exactly the tasks; {task!r} is not in both")
         if self.training.select not in {"mean_relative", *self.tasks}:
             raise _located(("training", "select"), f"neither mean_relative nor a task: {self.training.select!r}")
@@ -296,8 +328,12 @@ class Config(Settings):
         _refuse_duplicate_keys(node, path)
         for override in overrides or []:
             _override(data, override)
-        _resolve_paths(data, path.parent)
-        return cls._validate(data, path, node)
+        try:
+            _resolve_paths(data, path.parent)
+        except _LocatedError as error:
+            keys, line = _locate(node, error.location)
+            raise ConfigError(f"{path}:{line}: {keys}: {error}") from error
+        return cls._validate(data, path, node, overrides or [])
 
     @classmethod
     def parse(cls, data: dict[str, Any]) -> Config:
@@ -306,14 +342,14 @@ class Config(Settings):
         Raises:
             ConfigError: naming the key path of what is wrong.
         """
-        return cls._validate(data, None, None)
+        return cls._validate(data, None, None, [])
 
     @classmethod
-    def _validate(cls, data: dict[str, Any], path: Path | None, node: yaml.Node | None) -> Config:
+    def _validate(cls, data: dict[str, Any], path: Path | None, node: yaml.Node | None, overrides: list[str]) -> Config:
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise ConfigError(_explain(error, path, node)) from error
+            raise ConfigError(_explain(error, path, node, overrides)) from error
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -327,8 +363,10 @@ class Config(Settings):
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Palmette"}
 
     def dump(self) -> str:
-        """The resolved configuration as YAML; `Config.load` of it gives an equal configuration."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+        """The resolved configuration as YAML, paths absolute: `Config.load` of it, from anywhere, means the same."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        _resolve_paths(data, Path.cwd())
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 
 class _LocatedError(ValueError):
@@ -343,8 +381,8 @@ def _located(location: tuple[str | int, ...], message: str) -> _LocatedError:
     return _LocatedError(location, message)
 
 
-def _explain(error: ValidationError, path: Path | None, node: yaml.Node | None) -> str:
-    """One line for each problem: file:line, key path, what is wrong, what was found."""
+def _explain(error: ValidationError, path: Path | None, node: yaml.Node | None, overrides: list[str]) -> str:
+    """One line for each problem: file:line (or the override), key path, what is wrong, what was found."""
     lines = []
     for problem in error.errors(include_url=False):
         location: tuple[str | int, ...] = problem["loc"]
@@ -358,36 +396,46 @@ def _explain(error: ValidationError, path: Path | None, node: yaml.Node | None) 
         elif problem["type"] == "missing":
             message = "required, but missing"
         elif problem["type"].startswith("union_tag"):
-            message = f"format is missing or unknown; known: {', '.join(_formats())}"
+            message = f"format is missing or unknown; known: {', '.join(_FORMATS)}"
+        elif problem["type"] == "model_type":
+            message = f"expected a mapping, found {problem['input']!r}"
         elif not isinstance(problem["input"], dict | list):
             message = f"{message}; found {problem['input']!r}"
+        place = re.sub(r"\[(\d+)\]", r".\1", keys) + "."
+        setter = next((o for o in reversed(overrides) if place.startswith(o.partition("=")[0] + ".")), None)
         where = f"{path}:{line}: " if path is not None else ""
+        where = f"--set {setter}: " if setter is not None else where
         lines.append(f"{where}{keys or 'config'}: {message}")
     return "\n".join(dict.fromkeys(lines))
 
 
-def _formats() -> list[str]:
-    return ["conllu", "columns", "table", "jsonl", "parquet", "squad", "datasets"]
+_FORMATS = ("conllu", "columns", "table", "jsonl", "parquet", "squad", "datasets")
+
+
+def _written(location: tuple[str | int, ...]) -> list[str | int]:
+    """A location without the members of unions that pydantic names in it and the user did not write."""
+    formatted = location[:1] == ("sources",) and location[2:3] and location[2] in _FORMATS
+    parts = [*location[:2], *location[3:]] if formatted else list(location)
+    return [part for part in parts if not (isinstance(part, str) and part[:1] in "<[")]
 
 
 def _locate(node: yaml.Node | None, location: tuple[str | int, ...]) -> tuple[str, int]:
     """The key path that the user wrote, and the line of its deepest key present in the YAML."""
     keys, line = "", 1 if node is None else node.start_mark.line + 1
-    for depth, part in enumerate(location):
+    for part in _written(location):
         if isinstance(node, yaml.MappingNode):
             found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            node = None
             if found is not None:
                 line, node = found[0].start_mark.line + 1, found[1]
-            elif depth + 1 < len(location):
-                continue  # a member of a union that pydantic names and the user did not write
             keys += f".{part}" if keys else str(part)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+        elif isinstance(part, int):
+            node = node.value[part] if isinstance(node, yaml.SequenceNode) and part < len(node.value) else None
+            line = line if node is None else node.start_mark.line + 1
             keys += f"[{part}]"
-            if part < len(node.value):
-                node = node.value[part]
-                line = node.start_mark.line + 1
-        elif node is None:
-            keys += f"[{part}]" if isinstance(part, int) else f".{part}" if keys else part
+        else:
+            node = None
+            keys += f".{part}" if keys else part
     return keys, line
 
 
@@ -439,25 +487,30 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
     """Make data paths of every source absolute or relative to the working directory."""
-    for source in data.get("sources") or []:
+    sources = data.get("sources")
+    for number, source in enumerate(sources if isinstance(sources, list) else []):
         if not isinstance(source, dict):
             continue
         keys = ("path",) if source.get("format") == "datasets" else SPLITS
         for key in keys:
             value = source.get(key)
+            place = ("sources", number, key)
             if isinstance(value, str):
-                resolved = _resolve(value, folder)
-                hub_id = key == "path" and not Path(resolved).exists()
+                resolved = _resolve(value, folder, place)
+                hub_id = key == "path" and _VARIABLE.search(value) is None and not Path(resolved).exists()
                 source[key] = value if hub_id else resolved
             elif isinstance(value, list):
-                source[key] = [_resolve(item, folder) if isinstance(item, str) else item for item in value]
+                source[key] = [
+                    _resolve(item, folder, (*place, n)) if isinstance(item, str) else item
+                    for n, item in enumerate(value)
+                ]
     trunk = data.get("trunk")
     name = trunk.get("name") if isinstance(trunk, dict) else trunk
     if isinstance(name, str) and (folder / name / "config.json").exists():
         data["trunk"] = (trunk if isinstance(trunk, dict) else {}) | {"name": str(folder / name)}
 
 
-def _resolve(value: str, folder: Path) -> str:
+def _resolve(value: str, folder: Path, location: tuple[str | int, ...]) -> str:
     """Expand `${VAR:-default}`; a path that begins with a set variable is the caller's, not the config file's."""
     callers = False
 
@@ -468,7 +521,7 @@ def _resolve(value: str, folder: Path) -> str:
             callers = callers or match.start() == 0
             return os.environ[name]
         if default is None:
-            raise ConfigError(f"{value}: the environment variable {name} is not set")
+            raise _located(location, f"{value}: the environment variable {name} is not set")
         return str(default)
 
     path = Path(_VARIABLE.sub(expand, value))

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from palmette.config import Config, Cut, Source
-from palmette.data.fuse import Overlap, fuse, leaks, overlaps
+from palmette.data.fuse import Overlap, find_leakage, fuse
 from palmette.data.splits import read_splits
 from palmette.errors import ReadError
 from palmette.kinds import AnyKind, task_kinds
 from palmette.kinds.base import LabelError
 from palmette.text import find_words
 from palmette.types import SPLITS, Example, Label, Record, Split, Text
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -31,6 +29,7 @@ class SplitReport:
     contradictory: int = 0
     withheld: dict[str, int] = field(default_factory=dict)  # by source: leaks into another source's test
     unlabelled: dict[str, int] = field(default_factory=dict)  # by source: records without any label
+    missing: dict[str, list[str]] = field(default_factory=dict)  # by source: tasks that none of its records labels
     repaired: dict[str, int] = field(default_factory=dict)  # by task: invalid span tags
     unseen: dict[str, dict[str, int]] = field(default_factory=dict)  # by task: labels that training lacks
     labelled: dict[str, int] = field(default_factory=dict)  # by task
@@ -65,14 +64,18 @@ class Corpus:
                 f"{source}: {count} records of {split} have no label and are left out"
                 for source, count in report.unlabelled.items()
             ]
+            found += [
+                f"{source}: no record of {split} has a label for {', '.join(tasks)}: is the column or key right?"
+                for source, tasks in report.missing.items()
+            ]
             if report.contradictory:
                 found.append(f"{report.contradictory} inputs of {split} are labelled differently by two sources")
+        own: dict[str, list[str]] = {}
         for overlap in self.overlaps:
-            if overlap.train == overlap.held_out:
-                found.append(
-                    f"{overlap.train}: {overlap.texts} texts of {overlap.split} recur in its own train "
-                    f"({overlap.examples} training examples), left in"
-                )
+            if overlap.source == overlap.held_out:
+                line = f"{overlap.recurring} {overlap.held_out_split} examples recur in {overlap.split}"
+                own.setdefault(overlap.source, []).append(line)
+        found += [f"{source}: its own splits overlap, left in: {', '.join(lines)}" for source, lines in own.items()]
         return found
 
     def summary(self) -> dict[str, Any]:
@@ -82,6 +85,14 @@ class Corpus:
             "overlaps": [asdict(overlap) for overlap in self.overlaps],
             "licences": self.licences,
         }
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Every source's examples by split as they were read, before anything is withheld or fused."""
+
+    examples: dict[str, dict[Split, list[Example]]]
+    reports: dict[Split, SplitReport]
 
 
 def source_names(sources: Sequence[Source]) -> list[str]:
@@ -119,36 +130,64 @@ def load_corpus(
         ReadError: a file, or a label in it, is not what the configuration says; with file and line.
         ConfigError: a declaration does not fit its kind.
     """
+    return assemble(config, read_sources(config, strict=strict, fields=fields), fitted=fitted)
+
+
+def read_sources(config: Config, *, strict: bool = False, fields: frozenset[str] = frozenset()) -> Sources:
+    """Read every source and check every label; nothing is fused or withheld yet.
+
+    Raises:
+        ReadError, ConfigError: see `load_corpus`.
+    """
     classes = task_kinds(config)
     reports = {split: SplitReport() for split in SPLITS}
-    sources: dict[str, dict[Split, list[Example]]] = {}
+    examples: dict[str, dict[Split, list[Example]]] = {}
     for name, source in zip(source_names(config.sources), config.sources, strict=True):
         language = source.language or config.language
-        sources[name] = {}
+        examples[name] = {}
         for split, records in read_splits(source, fields=fields).items():
             reader = _Reader(config, classes, name, language, reports[split], strict=strict)
-            sources[name][split] = [example for record in records if (example := reader.example(record)) is not None]
+            examples[name][split] = [example for record in records if (example := reader.example(record)) is not None]
             reports[split].read[name] = len(records)
-    found = overlaps(sources)
-    withheld = leaks(sources) if config.withhold_leaks else {}
-    for name, positions in withheld.items():
+            missing = [task for task in source.labels if not any(task in e.labels for e in examples[name][split])]
+            if missing:
+                reports[split].missing[name] = missing
+    return Sources(examples, reports)
+
+
+def assemble(config: Config, sources: Sources, *, fitted: Mapping[str, AnyKind] | None = None) -> Corpus:
+    """Keep leaks out of training, fuse, fit the kinds.
+
+    Args:
+        config: the run.
+        sources: what `read_sources` read; its reports go on into the corpus.
+        fitted: see `load_corpus`.
+    """
+    reports = sources.reports
+    leakage = find_leakage(sources.examples, withhold=config.withhold_leaks)
+    kept: dict[str, dict[Split, list[Example]]] = {name: dict(splits) for name, splits in sources.examples.items()}
+    for name, positions in leakage.withheld.items():
         reports["train"].withheld[name] = len(positions)
-        sources[name]["train"] = [e for n, e in enumerate(sources[name]["train"]) if n not in positions]
+        kept[name]["train"] = [e for n, e in enumerate(kept[name]["train"]) if n not in positions]
     splits: dict[Split, list[Example]] = {}
     for split in SPLITS:
-        fused = fuse([by_split.get(split, []) for by_split in sources.values()])
+        fused = fuse([by_split.get(split, []) for by_split in kept.values()])
         splits[split] = fused.examples
         report = reports[split]
         report.examples, report.fused, report.contradictory = len(fused.examples), fused.fused, fused.contradictory
         report.labelled = dict(Counter(task for example in fused.examples for task in example.labels))
-    kinds = dict(fitted) if fitted is not None else _fit(config, classes, splits["train"])
+    kinds = dict(fitted) if fitted is not None else _fit(config, task_kinds(config), splits["train"])
     for split in ("dev", "test"):
         for task, kind in kinds.items():
+            for example in splits[split]:
+                if task in example.labels and not kind.takes(example):
+                    found, wanted = ("one text", "pairs") if example.pair is None else ("a pair", "single texts")
+                    raise ReadError(f"{example.origin}: task {task}: {found}, but training has {wanted}")
             unseen = Counter(x for e in splits[split] if task in e.labels for x in kind.unseen(e.labels[task]))
             if unseen:
                 reports[split].unseen[task] = dict(unseen)
     licences = {name: s.license for name, s in zip(source_names(config.sources), config.sources, strict=True)}
-    return Corpus(splits, kinds, reports, found, licences)
+    return Corpus(splits, kinds, reports, leakage.overlaps, licences)
 
 
 def _fit(config: Config, classes: dict[str, type[AnyKind]], train: Sequence[Example]) -> dict[str, AnyKind]:
@@ -158,7 +197,11 @@ def _fit(config: Config, classes: dict[str, type[AnyKind]], train: Sequence[Exam
         if not labels:
             raise ReadError(f"tasks.{task}: no source has a training example with this label")
         paired = {example.pair is not None for example in train if task in example.labels}
-        state = {**kind.fit(labels), "paired": paired.pop() if len(paired) == 1 else None}
+        try:
+            fitted = kind.fit(labels)
+        except LabelError as error:
+            raise ReadError(f"tasks.{task}: {error}") from error
+        state = {**fitted, "paired": paired.pop() if len(paired) == 1 else None}
         kinds[task] = kind(task, config.tasks[task], state)
     return kinds
 
@@ -179,9 +222,10 @@ class _Reader:
         self.config = config
         self.classes = classes
         self.source = source
-        self.language = language
         self.report = report
         self.strict = strict
+        # A passage comes once a question, and its questions in a row: words are found, and kept, once.
+        self._find_words = lru_cache(maxsize=64)(partial(find_words, language=language))
 
     def example(self, record: Record) -> Example | None:
         """The checked example, or None (counted) where nothing is labelled."""
@@ -214,4 +258,4 @@ class _Reader:
         return Example(bare.text, labels, bare.pair, bare.meta, bare.sources, bare.origin)
 
     def _text(self, text: str | tuple[str, ...]) -> Text:
-        return Text(words=text) if isinstance(text, tuple) else find_words(text, language=self.language)
+        return Text(words=text) if isinstance(text, tuple) else self._find_words(text)

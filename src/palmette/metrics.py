@@ -21,7 +21,7 @@ Span = tuple[int, int, str]  # first word, last word + 1, type
 
 def accuracy(gold: Sequence[str], predicted: Sequence[str]) -> float:
     """Share of equal labels."""
-    return sum(map(str.__eq__, gold, predicted)) / len(gold)
+    return sum(wanted == found for wanted, found in zip(gold, predicted, strict=True)) / len(gold)
 
 
 def precision_recall_f1(correct: int, predicted: int, gold: int) -> dict[str, float]:
@@ -50,9 +50,11 @@ def macro_f1(gold: Sequence[str], predicted: Sequence[str]) -> float:
 
 
 def mcc(gold: Sequence[str], predicted: Sequence[str]) -> float:
-    """Matthews correlation coefficient, multi-class (Gorodkin 2004; scikit-learn)."""
+    """Matthews correlation coefficient, multi-class (Gorodkin 2004; scikit-learn); 0 where all is one class."""
     from sklearn.metrics import matthews_corrcoef
 
+    if len({*gold, *predicted}) < 2:
+        return 0.0
     return float(matthews_corrcoef(gold, predicted))
 
 
@@ -124,14 +126,14 @@ def relative_to_best(histories: Mapping[str, Sequence[float]]) -> list[float]:
         histories: each task's metric at every evaluation, oldest first; equally long.
 
     Returns:
-        One score an evaluation, 1.0 where every task is at its own best. A task whose metric was never above 0
-        has no ratio and is left out (all tasks are: all 0).
+        One score an evaluation, 1.0 where every task is at its own best. A value below 0 (a correlation) counts as 0.
+        A task whose metric was never above 0 has no ratio and is left out (all tasks are: all 0).
     """
     ratios = []
     for values in histories.values():
         best = max((value for value in values if not math.isnan(value)), default=0.0)
         if best > 0:
-            ratios.append([0.0 if math.isnan(value) else value / best for value in values])
+            ratios.append([0.0 if math.isnan(value) else max(value, 0.0) / best for value in values])
     if not ratios:
         return [0.0] * max(map(len, histories.values()), default=0)
     return [sum(column) / len(column) for column in zip(*ratios, strict=True)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from palmette.batching import Batch, Dataset, by_length, collate
 from palmette.errors import RunError
 from palmette.kinds import AnyKind
-from palmette.text import TextEncoder, find_words
+from palmette.text import TextEncoder, find_words, well_formed
 from palmette.types import Example, Prediction, Text
 
 Engine = Callable[[Batch], Mapping[str, NDArray[Any]]]
@@ -77,7 +77,7 @@ class Predictor:
             first, second = (self.example(part).text for part in given)
             return Example(first, {}, pair=second)
         if isinstance(given, list) and all(isinstance(word, str) for word in given):
-            return Example(Text(words=tuple(given)), {})
+            return Example(Text(words=tuple(map(well_formed, given))), {})
         raise RunError(f"expected a text, a list of words or a pair (a tuple of two), found {given!r}"[:200])
 
     def answer(self, examples: Sequence[Example], tasks: Sequence[str] | None = None) -> list[dict[str, Prediction]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,7 @@ class Run:
         try:
             kinds = read_labels(config, folder)
             trunk, encoder = load_architecture(folder.path, device=device.type)
-        except (OSError, KeyError, json.JSONDecodeError) as error:
+        except (OSError, KeyError, ValueError) as error:
             raise RunError(f"{path}: the run folder is damaged: {error}") from error
         model = Model(trunk, kinds, dropout=0.0)
         load_weights(model, folder.weights)

@@ -28,6 +28,9 @@ CASINGS: tuple[str, ...] = ("lower or uncased", "capitalised", "all capitals", "
 # than any word of prose are cut by a plain rule instead.
 _LONGEST_CHUNK = 256
 _PLAIN_WORDS = re.compile(r"\w+|[^\w\s]")
+# spaCy remembers every word it ever saw; a stream of any length must not fill the memory.
+_MOST_STRINGS = 500_000
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
 @lru_cache(maxsize=8)
@@ -42,24 +45,38 @@ def _word_rules(language: str) -> Any:
         raise ConfigError(f"language: spaCy has no word rules for {language!r}: {error}") from error
 
 
+def _has_affix_rules(language: str) -> bool:
+    """Whether spaCy's own tokenizer finds the words, and not one that needs no spaces (Chinese)."""
+    from spacy.tokenizer import Tokenizer as AffixRules
+
+    return isinstance(_word_rules(language), AffixRules)
+
+
+def well_formed(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair (JSON can bring them), which no tokenizer takes."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
 def find_words(raw: str, *, language: str) -> Text:
     """Cut a string into words by spaCy's rules for `language`; offsets are characters of `raw`.
 
-    White space is never a word. An empty string has no words.
+    White space is never a word. An empty string has no words. The string is made `well_formed`, which keeps offsets.
 
     Raises:
         ConfigError: spaCy has no rules for the language.
         MissingExtraError: spaCy is not installed.
     """
     rules = _word_rules(language)
+    if len(rules.vocab.strings) > _MOST_STRINGS:
+        _word_rules.cache_clear()
+        rules = _word_rules(language)
+    raw = well_formed(raw)
     words: list[str] = []
     offsets: list[tuple[int, int]] = []
-    if any(len(chunk) > _LONGEST_CHUNK for chunk in raw.split()):
-        pieces = [(match.group(), match.start()) for match in re.finditer(r"\S+", raw)]
-    else:
-        pieces = [(raw, 0)]
-    for piece, base in pieces:
-        if len(piece) > _LONGEST_CHUNK and base + len(piece) <= len(raw) and not re.search(r"\s", piece):
+    chunks = [(match.group(), match.start()) for match in re.finditer(r"\S+", raw)]
+    unbroken = any(len(chunk) > _LONGEST_CHUNK for chunk, _ in chunks) and _has_affix_rules(language)
+    for piece, base in chunks if unbroken else [(raw, 0)]:
+        if unbroken and len(piece) > _LONGEST_CHUNK:
             found = [(match.group(), match.start()) for match in _PLAIN_WORDS.finditer(piece)]
         else:
             found = [(token.text, token.idx) for token in rules(piece) if not token.text.isspace()]
@@ -180,7 +197,9 @@ def windows(first: Sequence[int] | IntArray, total: int, *, limit: int, overlap:
         ranges.append((start, stop))
         if stop >= count:
             break
-        following = int(np.searchsorted(bounds, bounds[stop] - overlap, side="left"))
+        # Where the next word is so long that it leaves no room for the overlap, the overlap gives way.
+        needed = max(bounds[stop] - overlap, bounds[stop + 1] - limit)
+        following = int(np.searchsorted(bounds, needed, side="left"))
         start = min(max(following, start + 1), stop)
     middles = [0, *((later[0] + earlier[1]) // 2 for earlier, later in pairwise(ranges)), count]
     return [
@@ -215,7 +234,8 @@ class TextEncoder:
         unknown = getattr(tokenizer.model, "unk_token", None)
         filler = tokenizer.token_to_id(unknown) if unknown else None
         # Byte-level vocabularies have no unknown token; any separator will do for a word without a subword.
-        self._filler: int = filler if filler is not None else self._single.after[-1]
+        special = [*self._single.after, *self._single.before, *self._pair.between, 0]
+        self._filler: int = filler if filler is not None else special[0]
         room = max_length - len(self._pair) - 2
         if room < 8:
             raise ConfigError(f"trunk.max_length: {max_length} leaves no room for a pair beside the special tokens")
@@ -229,7 +249,7 @@ class TextEncoder:
     def subwords(self, texts: Sequence[Text]) -> list[Subwords]:
         """Subwords of each text; words are separated by a space whatever stood between them."""
         plain = [Text(words=text.words) for text in texts]
-        encodings = self.tokenizer.encode_batch([text.string for text in plain], add_special_tokens=False)
+        encodings = self.tokenizer.encode_batch([well_formed(text.string) for text in plain], add_special_tokens=False)
         return [
             self._align(text, joined, encoding.ids, encoding.offsets)
             for text, joined, encoding in zip(texts, plain, encodings, strict=True)
@@ -241,16 +261,11 @@ class TextEncoder:
             empty = np.zeros(0, dtype=np.int64)
             return Subwords(empty, empty, np.zeros((0, 2), dtype=np.int64), empty, empty)
         starts = np.array([start for start, _ in joined.spans], dtype=np.int64)
+        stops = np.array([stop for _, stop in joined.spans], dtype=np.int64)
         pieces = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-        # The last character decides: some tokenizers count the space before a word as its first.
-        last = np.maximum(pieces[:, 1] - 1, pieces[:, 0])
-        word = np.maximum(np.searchsorted(starts, last, side="right") - 1, 0)
-        # Words of no width share their neighbour's start; only a word with characters owns subwords.
-        widths = np.array([len(word_) for word_ in text.words], dtype=np.int64)
-        if (widths == 0).any():
-            filled = np.flatnonzero(widths)
-            if len(filled):
-                word = filled[np.maximum(np.searchsorted(starts[filled], last, side="right") - 1, 0)]
+        # The end decides: some tokenizers count the space before a word to it, as a part of its first subword or
+        # as a subword of its own.
+        word = np.searchsorted(starts, pieces[:, 1], side="right") - 1
         ids_array = np.array(ids, dtype=np.int64)
         missing = np.setdiff1d(np.arange(count), word)
         if len(missing):
@@ -258,9 +273,9 @@ class TextEncoder:
             at = np.searchsorted(word, missing, side="left")
             ids_array = np.insert(ids_array, at, self._filler)
             word = np.insert(word, at, missing)
-            pieces = np.insert(pieces, at, np.stack([starts[missing], starts[missing] + widths[missing]], 1), axis=0)
+            pieces = np.insert(pieces, at, np.stack([starts[missing], stops[missing]], 1), axis=0)
         shift = np.array([span[0] for span in text.spans], dtype=np.int64) - starts
-        offsets_array = np.maximum(pieces, starts[word][:, None]) + shift[word][:, None]
+        offsets_array = np.clip(pieces, starts[word][:, None], stops[word][:, None]) + shift[word][:, None]
         shapes = np.array([casing(word_) for word_ in text.words], dtype=np.int64)
         first = np.searchsorted(word, np.arange(count), side="left")
         return Subwords(ids_array, word, offsets_array, shapes[word], first)

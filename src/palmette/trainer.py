@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +20,12 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from palmette import balancing, checkpoint, evaluation
+from palmette.averaging import WeightAverage
 from palmette.batching import Batch, Dataset, collate, padding_share, plan_updates, split_update
 from palmette.checkpoint import Progress, RunFolder
 from palmette.config import Config, TrainingConfig
 from palmette.corpus import Corpus, load_corpus
-from palmette.errors import RunError
+from palmette.errors import ConfigError, RunError
 from palmette.metrics import relative_to_best
 from palmette.mixing import Mixing
 from palmette.model import Model, autocast, pad_id, run, to_tensors, torch_engine
@@ -84,15 +86,27 @@ def train(
         ConfigError, ReadError: see `load_corpus`.
     """
     # A process may hold a part of an update in which a task has no example.
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-    folder, config = _open_folder(config, Path(out), accelerator, resume=resume)
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    # Accelerate joins processes without a GPU only if it is told to; else each would train alone, in one folder.
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    accelerator = Accelerator(cpu=several and not torch.cuda.is_available(), kwargs_handlers=handlers)
+    folder, config = _resolve(config, Path(out), accelerator, resume=resume)
     if folder.complete:
+        if accelerator.is_main_process:  # the earlier process may have died between the run's last two steps
+            shutil.rmtree(folder.checkpoints, ignore_errors=True)
         return Outcome(folder, _selected_in(folder), 0.0, 0.0)
     corpus = corpus or load_corpus(config, strict=strict)
+    select = config.training.select
+    if select in corpus.kinds and not any(select in example.labels for example in corpus.splits["dev"]):
+        raise ConfigError(f"training.select: no dev example is labelled for {select}, so that no model can be selected")
     torch.manual_seed(config.training.seed)
     trunk, encoder = load_pretrained(config.trunk, device=accelerator.device.type)
     model = Model(trunk, corpus.kinds, dropout=config.training.dropout)
-    if accelerator.is_main_process:
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:  # nothing is written before everything is read
+        folder.path.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_atomically(folder.config, config.dump())  # first: it makes the folder one to resume
+        folder.checkpoints.mkdir(exist_ok=True)
         save_architecture(trunk, encoder, folder.path)
         checkpoint.write_labels(corpus.kinds, folder)
         checkpoint.write_atomically(folder.data, json.dumps(corpus.summary(), indent=2, ensure_ascii=False) + "\n")
@@ -106,8 +120,8 @@ def _settle_precision(config: Config, device: torch.device) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update={"precision": precision})})
 
 
-def _open_folder(config: Config, out: Path, accelerator: Accelerator, *, resume: bool) -> tuple[RunFolder, Config]:
-    """The run folder, holding the resolved configuration, and that configuration."""
+def _resolve(config: Config, out: Path, accelerator: Accelerator, *, resume: bool) -> tuple[RunFolder, Config]:
+    """The run folder, new or to be resumed, and the configuration with its precision settled."""
     folder = RunFolder(out)
     if folder.config.exists():
         if not resume:
@@ -116,17 +130,12 @@ def _open_folder(config: Config, out: Path, accelerator: Accelerator, *, resume:
         if config.training.precision == "auto":  # what was measured then holds, or the numbers would change
             same = config.training.model_copy(update={"precision": earlier.training.precision})
             config = config.model_copy(update={"training": same})
-        if earlier != config:
+        if earlier.dump() != config.dump():
             raise RunError(f"{folder.config}: the run was started with another configuration; resume it with that one")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise RunError(f"{out}: is not empty and holds no run: choose another folder")
     else:
         config = _settle_precision(config, accelerator.device)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        folder.checkpoints.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomically(folder.config, config.dump())
-    accelerator.wait_for_everyone()
     return folder, config
 
 
@@ -167,6 +176,16 @@ class _Tally:
     units: float = 0.0
     tokens: int = 0
     started: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One update of the plan."""
+
+    epoch: int
+    rows: list[Row]
+    evaluates: bool
+    ends_epoch: bool
 
 
 class Loop:
@@ -210,40 +229,35 @@ class Loop:
             pad=self.pad,
             language=config.language,
         )
+        self.average: WeightAverage | None = None
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.units_done = 0.0
 
     def run(self, *, resume: bool) -> Outcome:
         """Train, select, evaluate the selected model on dev and test."""
-        plans = [self._plan(epoch) for epoch in range(self.training.epochs)]
-        total = sum(map(len, plans))
+        steps = [step for epoch in range(self.training.epochs) for step in self._plan(epoch)]
         started = time.perf_counter()
-        update = self._restore() if resume else 0
-        if update == 0:
-            self._write(self._description(total))
-        if self._exhausted():
-            return self._finish(0.0)
+        if self.training.averaging:
+            self.average = WeightAverage(self.bare, horizon=self.training.averaging * len(steps))
+        done = self._restore() if resume else 0
+        if done == 0:
+            self._write(self._description(len(steps)))
+        self.bare.train()  # transformers loads models in evaluation mode, without dropout
         tally = _Tally()
-        done = 0
-        for epoch, updates in enumerate(plans):
-            marks = self._evaluation_marks(len(updates))
-            for position, rows in enumerate(updates):
-                done += 1
-                if done <= update:
-                    continue
-                self._step(rows, rate_factor(self.training, done - 1, total), tally)
-                update = done
-                if update % _LOG_EVERY == 0 or update == total:
-                    tally = self._log(tally, epoch, update, total)
-                evaluated = position + 1 in marks
-                if evaluated:
-                    self._evaluate(epoch, update)
-                if position + 1 == len(updates):
-                    self._report_epoch(epoch, plans)
-                if evaluated or update % self.training.checkpoint_updates == 0:
-                    self._save(update)
-                if evaluated and self._exhausted():
-                    return self._finish(time.perf_counter() - started)
+        for update, step in enumerate(steps[done:], start=done + 1):
+            if self._exhausted():
+                break
+            self._step(step.rows, rate_factor(self.training, update - 1, len(steps)), tally)
+            if self.average is not None:
+                self.average.update(update)
+            if update % _LOG_EVERY == 0 or update == len(steps):
+                tally = self._log(tally, step.epoch, update, len(steps))
+            if step.evaluates:
+                self._evaluate(step.epoch, update)
+            if step.ends_epoch:
+                self._report_epoch(step.epoch, [other.rows for other in steps if other.epoch == step.epoch])
+            if step.evaluates or update % self.training.checkpoint_updates == 0:
+                self._save(update)
         return self._finish(time.perf_counter() - started)
 
     def _description(self, updates: int) -> dict[str, Any]:
@@ -259,15 +273,17 @@ class Loop:
             "torch": torch.__version__,
         }
 
-    def _plan(self, epoch: int) -> list[list[Row]]:
+    def _plan(self, epoch: int) -> list[_Step]:
+        """The updates of an epoch; the last one of each stretch between evaluations evaluates."""
+        rows = self.dataset.rows(self.mixing.draw(epoch))
         rng = np.random.default_rng([self.training.seed, 2, epoch])
-        return plan_updates(
-            self.dataset.rows(self.mixing.draw(epoch)), batch_tokens=self.training.batch_tokens, rng=rng
-        )
-
-    def _evaluation_marks(self, updates: int) -> set[int]:
+        updates = plan_updates(rows, batch_tokens=self.training.batch_tokens, rng=rng)
         times = self.training.evaluations_per_epoch
-        return {max(1, round(updates * n / times)) for n in range(1, times + 1)}
+        marks = {max(1, round(len(updates) * n / times)) for n in range(1, times + 1)}
+        return [
+            _Step(epoch, rows, evaluates=number in marks, ends_epoch=number == len(updates))
+            for number, rows in enumerate(updates, start=1)
+        ]
 
     def _step(self, rows: Sequence[Row], factor: float, tally: _Tally) -> None:
         """One update: every part's losses, balanced, backward; clip; step."""
@@ -315,14 +331,11 @@ class Loop:
         self.accelerator.backward(balancing.combine(losses, self.weights) * self.accelerator.num_processes)
 
     def _evaluate(self, epoch: int, update: int) -> None:
-        scores = self._scores("dev")
+        with self.average.applied() if self.average is not None else nullcontext():
+            scores = self._scores("dev")
+            if self.accelerator.is_main_process:
+                checkpoint.save_tensors(self.bare.state_dict(), self.folder.candidate(update))
         self.evaluations.append((update, evaluation.summarise(scores, self.kinds)))
-        if self.accelerator.is_main_process:
-            checkpoint.save_tensors(self.bare.state_dict(), self.folder.candidate(update))
-            keep = set(undominated(self.evaluations))
-            for number, (earlier, _) in enumerate(self.evaluations):
-                if number not in keep:
-                    self.folder.candidate(earlier).unlink(missing_ok=True)
         self._write({"event": "evaluation", "epoch": epoch + 1, "update": update, "dev": scores})
 
     def _scores(self, split: str) -> evaluation.Scores:
@@ -344,7 +357,7 @@ class Loop:
         best = [update for update, _ in self.evaluations].index(_select(self.config, self.evaluations))
         return len(self.evaluations) - 1 - best >= patience
 
-    def _report_epoch(self, epoch: int, plans: Sequence[Sequence[Sequence[Row]]]) -> None:
+    def _report_epoch(self, epoch: int, updates: Sequence[Sequence[Row]]) -> None:
         drawn = self.mixing.draw(epoch)
         ever = np.unique(np.concatenate([self.mixing.draw(earlier) for earlier in range(epoch + 1)]))
         seen_ever = set(ever.tolist())
@@ -359,12 +372,16 @@ class Loop:
                 "windowed": sum(len(example.rows) > 1 for example in encoded),
                 "truncated": sum(any(row.truncated for row in example.rows) for example in encoded),
             }
-        padding = padding_share(plans[epoch])
-        self._write({"event": "epoch", "epoch": epoch + 1, "tasks": tasks, "padding": round(padding, 4)})
+        padding = round(padding_share(updates), 4)
+        self._write({"event": "epoch", "epoch": epoch + 1, "tasks": tasks, "padding": padding})
 
     def _log(self, tally: _Tally, epoch: int, update: int, total: int) -> _Tally:
         seconds = time.perf_counter() - tally.started
-        sums = {task: float(torch.stack(losses).sum()) for task, losses in tally.losses.items()}
+        own = {task: float(torch.stack(losses).sum()) for task, losses in tally.losses.items()}
+        sums: dict[str, float] = {}
+        for share in gather_object([own]):  # a process has the losses of its own rows only
+            for task, loss in share.items():
+                sums[task] = sums.get(task, 0.0) + loss
         self._write(
             {
                 "event": "progress",
@@ -393,9 +410,15 @@ class Loop:
             Progress(update, history, self.evaluations),
             self.bare,
             self.optimizer,
+            self.average,
             rank=self.accelerator.process_index,
             wait=self.accelerator.wait_for_everyone,
         )
+        if self.accelerator.is_main_process:  # only now that the evaluation which dominates them is on record
+            keep = set(undominated(self.evaluations))
+            for number, (earlier, _) in enumerate(self.evaluations):
+                if number not in keep:
+                    self.folder.candidate(earlier).unlink(missing_ok=True)
 
     def _restore(self) -> int:
         latest = checkpoint.latest_progress(self.folder)
@@ -403,7 +426,14 @@ class Loop:
             if self.accelerator.is_main_process and self.folder.history.exists():
                 self.folder.history.unlink()
             return 0
-        progress = checkpoint.load_progress(latest, self.bare, self.optimizer, rank=self.accelerator.process_index)
+        progress = checkpoint.load_progress(
+            latest,
+            self.bare,
+            self.optimizer,
+            self.average,
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
         self.evaluations = progress.evaluations
         if self.accelerator.is_main_process:
             os.truncate(self.folder.history, progress.history_bytes)
@@ -426,11 +456,16 @@ class Loop:
 
 
 def _select(config: Config, evaluations: Sequence[tuple[int, Mapping[str, float]]]) -> int:
-    """The update whose evaluation is best by the rule; the earliest of equals."""
+    """The update whose evaluation is best by the rule; the earliest of equals that no other dominates.
+
+    Without any dev example nothing can be compared, and the last model is kept.
+    """
     histories = {task: [values.get(task, 0.0) for _, values in evaluations] for task in config.tasks}
     rule = config.training.select
     scores = relative_to_best(histories) if rule == "mean_relative" else histories[rule]
-    return evaluations[scores.index(max(scores))][0]
+    # A rule may be blind to where a dominated evaluation falls behind (another task; a metric never above 0).
+    kept = [n for n in undominated(evaluations) if not math.isnan(scores[n])] or [len(evaluations) - 1]
+    return evaluations[max(kept, key=lambda number: scores[number])][0]
 
 
 def undominated(evaluations: Sequence[tuple[int, Mapping[str, float]]]) -> list[int]:
@@ -438,6 +473,8 @@ def undominated(evaluations: Sequence[tuple[int, Mapping[str, float]]]) -> list[
 
     Under any rule that grows with each task's metric, a dominated model never wins, so its weights need not be kept.
     """
+    if not any(values for _, values in evaluations):
+        return [len(evaluations) - 1]
     kept = []
     for number, (_, values) in enumerate(evaluations):
         beaten = any(

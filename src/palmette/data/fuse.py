@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
-from palmette.types import Example, Split
+from palmette.types import SPLITS, Example, Split
 
 Key = tuple[tuple[str, ...], ...]
 
@@ -30,14 +31,16 @@ def fuse(sources: Sequence[Sequence[Example]]) -> Fused:
     """Merge the labels of identical word sequences across sources.
 
     The n-th occurrence in one source joins the n-th in another, so that what is frequent in a corpus stays as
-    frequent, and repeated test sentences are each scored. Labels that contradict each other stay apart.
+    frequent, and repeated test sentences are each scored. Labels that contradict each other stay apart, and so do
+    pairs whose second texts are the same words in different strings: answers are offsets into the string.
     """
     merged: list[Example] = []
-    places: dict[Key, list[int]] = {}
+    places: dict[tuple[Key, str | None], list[int]] = {}
     contradictory: set[Key] = set()
     for examples in sources:
         for example in examples:
-            slots = places.setdefault(example.key, [])
+            passage = None if example.pair is None else example.pair.string
+            slots = places.setdefault((example.key, passage), [])
             for slot in slots:
                 other = merged[slot]
                 if set(other.sources) & set(example.sources):
@@ -58,52 +61,92 @@ def fuse(sources: Sequence[Sequence[Example]]) -> Fused:
     return Fused(merged, sum(len(example.sources) > 1 for example in merged), len(contradictory))
 
 
-def folded(example: Example) -> Key:
-    """The example's key with case folded: SST-2 in lower case is still the same sentence."""
-    return tuple(tuple(word.casefold() for word in words) for words in example.key)
+def folded(example: Example) -> str:
+    """The example's words with case folded, as one string: SST-2 in lower case is still the same sentence."""
+    return "\x1e".join("\x1f".join(words) for words in example.key).casefold()
 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Texts that stand in one source's train and in a source's held-out split."""
+    """Texts of one split of a source that recur in a later split of the same source or of another.
 
-    train: str
-    held_out: str
+    Attributes:
+        source, split: where they stand first.
+        held_out, held_out_split: where they recur.
+        texts: distinct texts, case folded.
+        examples: how many examples of `split` have one of them.
+        recurring: how many examples of `held_out_split` have one of them.
+        verbatim: how many of `recurring` stand in `split` with the same case, too.
+        withheld: how many of `examples` are kept out of training.
+    """
+
+    source: str
     split: Split
+    held_out: str
+    held_out_split: Split
     texts: int
     examples: int
+    recurring: int
+    verbatim: int
+    withheld: int
 
 
-def overlaps(sources: Mapping[str, Mapping[Split, Sequence[Example]]]) -> list[Overlap]:
-    """How many training examples of each source recur in each dev and test split, its own included."""
-    held: dict[tuple[str, Split], set[Key]] = {
-        (name, split): {folded(example) for example in splits.get(split, ())}
-        for name, splits in sources.items()
-        for split in ("dev", "test")
-    }
-    found = []
-    for name, splits in sources.items():
-        train = Counter(folded(example) for example in splits.get("train", ()))
-        for (other, split), keys in held.items():
-            shared = train.keys() & keys
-            if shared:
-                found.append(Overlap(name, other, split, len(shared), sum(train[key] for key in shared)))
-    return found
+@dataclass(frozen=True, slots=True)
+class Leakage:
+    """What recurs across splits, and what is kept out of training for it.
 
-
-def leaks(
-    sources: Mapping[str, Mapping[Split, Sequence[Example]]],
-) -> dict[str, set[int]]:
-    """Positions in each source's train of the texts that are in *another* source's test.
-
-    A text that is also in the source's own test is that corpus's own, official overlap: it is left in (two sources
-    over one corpus, such as EWT's tags and its entities, have the same test sentences).
+    Attributes:
+        overlaps: train with dev and test, dev with test, of every source with every source.
+        withheld: positions in each source's train of the texts that are in *another* source's test.
     """
-    tests = {name: {folded(example) for example in splits.get("test", ())} for name, splits in sources.items()}
+
+    overlaps: list[Overlap]
+    withheld: dict[str, set[int]]
+
+
+def find_leakage(sources: Mapping[str, Mapping[Split, Sequence[Example]]], *, withhold: bool) -> Leakage:
+    """Compare all splits of all sources, case folded.
+
+    A training text that is in another source's test is withheld, unless it is also in its own source's test: that
+    is the corpus's own, official overlap, and is left in (two sources over one corpus, such as EWT's tags and its
+    entities, have the same test sentences).
+
+    Args:
+        sources: the examples of each source by split, before they are fused.
+        withhold: whether training texts are to be withheld at all.
+    """
+    keys = {
+        (name, split): [folded(example) for example in splits.get(split, ())]
+        for name, splits in sources.items()
+        for split in SPLITS
+    }
+    counts = {place: Counter(texts) for place, texts in keys.items()}
     withheld: dict[str, set[int]] = {}
-    for name, splits in sources.items():
-        foreign = set().union(*(keys for other, keys in tests.items() if other != name)) - tests[name]
-        positions = {n for n, example in enumerate(splits.get("train", ())) if folded(example) in foreign}
+    for name in sources if withhold else ():
+        foreign = set().union(*(counts[other, "test"].keys() for other in sources if other != name))
+        foreign -= counts[name, "test"].keys()
+        positions = {number for number, text in enumerate(keys[name, "train"]) if text in foreign}
         if positions:
             withheld[name] = positions
-    return withheld
+    found = []
+    for (name, split), (other, later) in product(counts, counts):
+        shared = counts[name, split].keys() & counts[other, later].keys()
+        if not shared or SPLITS.index(split) >= SPLITS.index(later):
+            continue
+        exact = {e.key for e, text in zip(sources[name][split], keys[name, split], strict=True) if text in shared}
+        again = [e for e, text in zip(sources[other][later], keys[other, later], strict=True) if text in shared]
+        kept_out = withheld.get(name, set()) if split == "train" else set()
+        found.append(
+            Overlap(
+                source=name,
+                split=split,
+                held_out=other,
+                held_out_split=later,
+                texts=len(shared),
+                examples=sum(counts[name, split][text] for text in shared),
+                recurring=len(again),
+                verbatim=sum(example.key in exact for example in again),
+                withheld=sum(keys[name, split][number] in shared for number in kept_out),
+            )
+        )
+    return Leakage(found, withheld)

@@ -75,21 +75,22 @@ class ExtractiveQA(Kind[Answers]):
         if spans is None or example.pair is None:
             raise ValueError(f"{self.task}: extractive_qa needs a passage")
         # All windows share one softmax, so that a window without the answer cannot win by its own scale.
-        candidates: list[tuple[float, int, int]] = []
+        candidates: dict[tuple[int, int], float] = {}
         nothing = np.inf
         for row, outputs in windows:
             scores = outputs[0].astype(np.float64)  # [tokens, 2]
             nothing = min(nothing, float(scores[0].sum()))
-            candidates += _best_spans(scores, row)
-        best = max(candidates, default=(-np.inf, 0, 0))
-        totals = np.array([score for score, _, _ in candidates] + ([nothing] if self.state["unanswerable"] else []))
+            for span, value in _best_spans(scores, row):
+                candidates[span] = max(value, candidates.get(span, -np.inf))  # neighbours overlap: one span, once
+        best = max(candidates, key=lambda span: candidates[span], default=(0, 0))
+        totals = np.array([*candidates.values()] + ([nothing] if self.state["unanswerable"] else []))
         if len(totals) == 0:
             return Prediction((), 0.0)
         probabilities = np.exp(totals - totals.max())
         probabilities /= probabilities.sum()
-        if not candidates or (self.state["unanswerable"] and nothing > best[0]):
+        if not candidates or (self.state["unanswerable"] and nothing > candidates[best]):
             return Prediction((), float(probabilities[-1]))
-        start, stop = int(spans[best[1], 0]), int(spans[best[2], 1])
+        start, stop = int(spans[best[0], 0]), int(spans[best[1], 1])
         confidence = float(probabilities[: len(candidates)].max())
         return Prediction((Answer(start, example.pair.string[start:stop]),), confidence)
 
@@ -107,14 +108,14 @@ class ExtractiveQA(Kind[Answers]):
         return {"answer": answer.text, "start": answer.start, "end": stop, "confidence": confidence}
 
 
-def _best_spans(scores: Array, row: Row) -> list[tuple[float, int, int]]:
-    """The best spans of one window: (score, first, last) in subwords of the passage."""
+def _best_spans(scores: Array, row: Row) -> list[tuple[tuple[int, int], float]]:
+    """The best spans of one window: ((first, last) in subwords of the passage, score)."""
     low, high = row.passage
     inside = scores[low:high]  # [visible, 2]
     starts = np.argsort(-inside[:, 0], kind="stable")[:_CANDIDATES]
     stops = np.argsort(-inside[:, 1], kind="stable")[:_CANDIDATES]
     return [
-        (float(inside[start, 0] + inside[stop, 1]), row.passage_from + int(start), row.passage_from + int(stop))
+        ((row.passage_from + int(start), row.passage_from + int(stop)), float(inside[start, 0] + inside[stop, 1]))
         for start in starts
         for stop in stops
         if start <= stop < start + _LONGEST_ANSWER

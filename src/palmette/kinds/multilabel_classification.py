@@ -36,7 +36,10 @@ class MultilabelClassification(Kind[frozenset[str]]):
 
     @classmethod
     def fit(cls, labels: Sequence[frozenset[str]]) -> dict[str, Any]:
-        return label_set({label for members in labels for label in members})
+        found = {label for members in labels for label in members}
+        if not found:
+            raise LabelError("no training example has any class")
+        return label_set(found)
 
     def unseen(self, label: frozenset[str]) -> set[str]:
         return set(label) - self._number.keys()
@@ -64,7 +67,7 @@ class MultilabelClassification(Kind[frozenset[str]]):
         probabilities = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
         chosen = frozenset(label for label, logit in zip(self.labels, logits, strict=True) if logit > 0)
         # The set is right only if every yes and every no is; the least certain of them bounds it.
-        return Prediction(chosen, float(np.maximum(probabilities, 1 - probabilities).min()))
+        return Prediction(chosen, float(np.maximum(probabilities, 1 - probabilities).min(initial=1.0)))
 
     def score(self, gold: Sequence[frozenset[str]], predicted: Sequence[frozenset[str]]) -> dict[str, float]:
         found = metrics.sets_f1(gold, predicted)
@@ -73,7 +76,7 @@ class MultilabelClassification(Kind[frozenset[str]]):
             "micro_f1": found.pop("f1"),
             **found,
             "macro_f1": sum(scores["f1"] for scores in labels.values()) / max(len(labels), 1),
-            "subset_accuracy": sum(map(frozenset.__eq__, gold, predicted)) / len(gold),
+            "subset_accuracy": sum(g == p for g, p in zip(gold, predicted, strict=True)) / len(gold),
         }
 
     def items(self, label: frozenset[str]) -> set[tuple[object, str]]:

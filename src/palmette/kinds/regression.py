@@ -10,6 +10,7 @@ import numpy as np
 
 from palmette import metrics
 from palmette.config import TaskConfig
+from palmette.errors import ConfigError
 from palmette.kinds.base import Array, Kind, LabelError, RawLabel, share
 from palmette.text import Row
 from palmette.types import Example, Prediction
@@ -25,6 +26,12 @@ class Regression(Kind[float]):
     metrics: ClassVar = ("pearson", "spearman", "mse")
 
     @classmethod
+    def check(cls, task: str, config: TaskConfig) -> None:
+        super().check(task, config)
+        if config.metric == "mse":  # it is reported, but the metric that stands for a task grows as the model improves
+            raise ConfigError(f"tasks.{task}.metric: mse falls as a model improves; choose pearson or spearman")
+
+    @classmethod
     def parse(cls, raw: RawLabel, config: TaskConfig, example: Example) -> float:
         try:
             value = float(raw)  # type: ignore[arg-type]
@@ -36,7 +43,7 @@ class Regression(Kind[float]):
 
     @classmethod
     def fit(cls, labels: Sequence[float]) -> dict[str, Any]:
-        values = np.asarray(labels, dtype=np.float64)
+        values = np.sort(np.asarray(labels, dtype=np.float64))  # sums of floats depend on their order
         spread = float(values.std())
         return {"mean": float(values.mean()), "deviation": spread if spread > 0 else 1.0}
 

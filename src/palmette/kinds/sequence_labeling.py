@@ -141,6 +141,9 @@ class SequenceLabeling(Kind[Tags]):
         if len(tags) != len(example.text.words):
             raise LabelError(f"{len(tags)} tags for {len(example.text.words)} words")
         if config.scheme is None:
+            for position, tag in enumerate(tags):
+                if not tag.strip():
+                    raise LabelError(f"the tag of word {position + 1}, {example.text.words[position]!r}, is empty")
             return tags
         return write_iob2(read_spans(tags, config.scheme), len(tags))
 
@@ -152,7 +155,8 @@ class SequenceLabeling(Kind[Tags]):
         valid = write(read_spans(tags, config.scheme), len(tags), config.scheme)
         if config.scheme == "iob1":  # B- at the start of a span that needs none is redundant, not wrong
             tags = tuple(
-                tag.replace("B-", "I-", 1) if ok.startswith("I-") else tag for tag, ok in zip(tags, valid, strict=False)
+                f"I-{tag[2:]}" if tag.startswith("B-") and ok.startswith("I-") else tag
+                for tag, ok in zip(tags, valid, strict=True)
             )
         return sum(tag != ok for tag, ok in zip(tags, valid, strict=True))
 

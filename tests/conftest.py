@@ -1,0 +1,104 @@
+"""What all tests share: no network, fixed seeds, quiet libraries, and one small finished run."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports a library that reads them.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Results of a matrix product depend on the number of threads; the tests compare bits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import multiprocessing
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# The fork server imports workers.py.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+
+import hypothesis
+import numpy as np
+import pytest
+
+from fakes import tiny_config
+from palmette.config import Config
+
+# Generated cases are the same in every run; a shared machine's pauses are no failure.
+hypothesis.settings.register_profile("palmette", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("palmette")
+
+
+@pytest.fixture(scope="session")
+def forked() -> Any:
+    """Makes processes cheaply: forked from a clean one that has imported everything and computed nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["workers"])
+    return context.Process
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(13)
+    np.random.seed(13)  # noqa: NPY002 - libraries may still draw from it
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, and the loop that trained it, still holding the selected model."""
+
+    config: Config
+    folder: Path
+    loop: Any
+    events: list[dict[str, Any]]
+
+
+@dataclass
+class Recorder:
+    """Keeps the loop and every event of a run."""
+
+    events: list[dict[str, Any]]
+
+    def on_event(self, event: Any) -> None:
+        self.events.append(dict(event))
+
+
+def make_loop(config: Config, out: Path, corpus: Any = None) -> Any:
+    """A loop about to run its first update."""
+    from palmette import trainer
+
+    loops: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Loop, "run", lambda loop, *, resume: loops.append(loop))
+        trainer.train(config, out, corpus=corpus)
+    return loops[0]
+
+
+def train_and_keep(config: Config, out: Path, **options: Any) -> Trained:
+    """Train in this process and keep hold of the loop."""
+    from palmette import trainer
+
+    loops: list[Any] = []
+
+    class Kept(trainer.Loop):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            loops.append(self)
+
+    recorder = Recorder([])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "Loop", Kept)
+        trainer.train(config, out, listeners=[recorder], **options)
+    return Trained(config, out, loops[0], recorder.events)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Six epochs over every kind, long texts included. Treat it as read-only."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = Config.parse(tiny_config(folder, long=2, epochs=6))
+    return train_and_keep(config, folder / "run")
