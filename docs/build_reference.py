@@ -161,9 +161,9 @@ def render_counts() -> str:
             counts.update({"words": len(record.text)})
             counts.update(f"{kind} entities" for _, _, kind in read_spans(tags, "iob2"))
         columns.append(counts)
-    order = ("sentences", "words", "PER entities", "ORG entities", "LOC entities")
-    order += tuple(f"sentiment {name}" for name in ("positive", "neutral", "negative"))
-    order += tuple(sorted({name for counts in columns for name in counts if name.startswith("genre ")}))
+    order = ["sentences", "words", "PER entities", "ORG entities", "LOC entities"]
+    order += [f"sentiment {name}" for name in ("positive", "neutral", "negative")]
+    order += sorted({name for counts in columns for name in counts if name.startswith("genre ")})
     if unknown := {name for counts in columns for name in counts} - set(order):
         raise ValueError(f"labels that this script does not know: {sorted(unknown)}")
     lines = ["| | train | dev | test | all |", "|---|--:|--:|--:|--:|"]

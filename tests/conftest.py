@@ -73,7 +73,7 @@ def make_loop(config: Config, out: Path, corpus: Any = None) -> Any:
 
     loops: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.Loop, "run", lambda loop, *, resume: loops.append(loop))
+        patch.setattr(trainer.Loop, "run", lambda loop, **_: loops.append(loop))
         trainer.train(config, out, corpus=corpus)
     return loops[0]
 

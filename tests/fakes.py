@@ -14,30 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from palmette.text import TextEncoder
 
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "mat",
-    "dog",
-    "runs",
-    "fast",
-    "in",
-    "paris",
-    "london",
-    "anna",
-    "tom",
-    "good",
-    "bad",
-    "great",
-    "awful",
-    "who",
-    "where",
-    "is",
-    "a",
-    "film",
-]
+WORDS = "the cat sat on mat dog runs fast in paris london anna tom good bad great awful who where is a film".split()  # noqa: SIM905
 
 
 @cache
@@ -51,7 +28,7 @@ def tiny_vocabulary() -> dict[str, int]:
 def tiny_tokenizer() -> Tokenizer:
     """A WordPiece tokenizer as BERT's, lower-casing; its file fixes truncation and padding, as MiniLM's does."""
     vocabulary = tiny_vocabulary()
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -60,7 +37,7 @@ def tiny_tokenizer() -> Tokenizer:
         special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )
     tokenizer.enable_truncation(16)
-    tokenizer.enable_padding(length=16, pad_id=0, pad_token="[PAD]")
+    tokenizer.enable_padding(length=16, pad_id=0, pad_token="[PAD]")  # noqa: S106
     return tokenizer
 
 

@@ -29,7 +29,14 @@ METRICS = 1e-3
 UNDETERMINED = {"heads.answer.output.bias"}
 
 # Batches so small that some updates have a single row, of which the second process then gets none.
-TRAINING = {"dropout": 0.0, "epochs": 1, "batch_tokens": 40, "examples": 8, "long": 1, "checkpoint_updates": 4}
+TRAINING: dict[str, Any] = {
+    "dropout": 0.0,
+    "epochs": 1,
+    "batch_tokens": 40,
+    "examples": 8,
+    "long": 1,
+    "checkpoint_updates": 4,
+}
 
 
 def free_port() -> int:

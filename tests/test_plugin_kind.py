@@ -69,7 +69,10 @@ class Ordinal(Kind):
 
     def score(self, gold, predicted):
         steps = [abs(self.order.index(g) - self.order.index(p)) for g, p in zip(gold, predicted, strict=True)]
-        return {"within_one": float(np.mean([s <= 1 for s in steps])), "accuracy": float(np.mean([s == 0 for s in steps]))}
+        return {
+            "within_one": float(np.mean([s <= 1 for s in steps])),
+            "accuracy": float(np.mean([s == 0 for s in steps])),
+        }
 
     def render(self, prediction, example):
         return {"grade": prediction.label, "confidence": round(prediction.confidence, 4)}

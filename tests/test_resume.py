@@ -118,7 +118,9 @@ def test_the_same_configuration_gives_the_same_bits(runs: Runs, uninterrupted: t
     assert result(tmp_path / "again") == uninterrupted
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    "point", [pytest.param(p, marks=[] if n % 2 == 0 else pytest.mark.slow) for n, p in enumerate(POINTS)]
+)
 def test_killed_once(runs: Runs, uninterrupted: tuple[Any, ...], tmp_path: Path, point: str) -> None:
     out = tmp_path / "run"
     assert runs.live(out, resume=False, point=point) == -signal.SIGKILL, f"{point} was never reached"
@@ -202,12 +204,12 @@ class TestResuming:
     ) -> None:
         shutil.copytree(trained.folder, tmp_path / "run")
         auto = trained.config.training.model_copy(update={"precision": "auto"})
-        monkeypatch.setattr(trainer, "choose_precision", lambda wanted, device: "bf16")
+        monkeypatch.setattr(trainer, "choose_precision", lambda *_: "bf16")
         outcome = trainer.train(trained.config.model_copy(update={"training": auto}), tmp_path / "run", resume=True)
         assert Config.load(outcome.folder.config).training.precision == "fp32"
 
     def test_relative_paths_mean_the_same_from_the_run_folder(
-        self, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, trained: Trained, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(trained.folder.parent)
         data = trained.config.model_dump(mode="json", exclude_none=True)
@@ -231,7 +233,7 @@ class TestResuming:
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_moments(runs: Runs, uninterrupted: tuple[Any, ...], tmp_path: Path, seed: int) -> None:
     """Fresh interpreters, killed from outside after a random time, six times a run."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311
     out = tmp_path / "run"
     command = [sys.executable, str(Path(__file__).with_name("workers.py")), str(runs.config), str(out), "--resume"]
     kills = 0

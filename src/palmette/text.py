@@ -27,7 +27,9 @@ CASINGS: tuple[str, ...] = ("lower or uncased", "capitalised", "all capitals", "
 # spaCy's affix rules take quadratic time on one unbroken chunk: 100 kB of "(." runs for minutes. Longer chunks
 # than any word of prose are cut by a plain rule instead.
 _LONGEST_CHUNK = 256
-_PLAIN_WORDS = re.compile(r"\w+|[^\w\s]")
+_PLAIN_WORDS = re.compile(r"\w+|([^\w\s])\1*")
+_LONG_ADDRESS = re.compile(r"<?(?:https?://|ftp://|www\.)[\w.-]+\.\w+(?:[/?#:][^\s<>]{0,4000})?>?")
+_RUNNING = frozenset("!?.=*-_~#$<>+^|")
 # spaCy remembers every word it ever saw; a stream of any length must not fill the memory.
 _MOST_STRINGS = 500_000
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
@@ -76,14 +78,25 @@ def find_words(raw: str, *, language: str) -> Text:
     chunks = [(match.group(), match.start()) for match in re.finditer(r"\S+", raw)]
     unbroken = any(len(chunk) > _LONGEST_CHUNK for chunk, _ in chunks) and _has_affix_rules(language)
     for piece, base in chunks if unbroken else [(raw, 0)]:
-        if unbroken and len(piece) > _LONGEST_CHUNK:
+        if unbroken and len(piece) > _LONGEST_CHUNK and _LONG_ADDRESS.fullmatch(piece):
+            found = [(piece, 0)]
+        elif unbroken and len(piece) > _LONGEST_CHUNK:
             found = [(match.group(), match.start()) for match in _PLAIN_WORDS.finditer(piece)]
         else:
             found = [(token.text, token.idx) for token in rules(piece) if not token.text.isspace()]
         for word, start in found:
+            if words and _continues(words[-1], word) and offsets[-1][1] == base + start:
+                words[-1] += word
+                offsets[-1] = (offsets[-1][0], base + start + len(word))
+                continue
             words.append(word)
             offsets.append((base + start, base + start + len(word)))
     return Text(words=tuple(words), raw=raw, offsets=tuple(offsets))
+
+
+def _continues(run: str, word: str) -> bool:
+    """Whether a mark goes on with a run of itself: `!!!` and `****` are one word, as in UD; `((` and quotes are not."""
+    return len(word) == 1 and word in _RUNNING and run.count(word) == len(run)
 
 
 def casing(word: str) -> int:
