@@ -19,6 +19,7 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/build_reference.py --check
 	$(BIN)/pytest -m 'not slow'
 
 test-slow: install

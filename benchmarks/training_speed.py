@@ -373,6 +373,7 @@ def _planned(config: Any, corpus: Corpus) -> tuple[list[Any], int]:
     """Palmette's own batches of the first epoch as tensors, and the width of its trunk."""
     from palmette import trainer
     from palmette.batching import collate
+    from palmette.kinds.sequence_labeling import SequenceLabeling
     from palmette.model import to_tensors
 
     class Planner(trainer.Loop):
@@ -388,7 +389,7 @@ def _planned(config: Any, corpus: Corpus) -> tuple[list[Any], int]:
                         to_tensors({"index": part.index}, device)["index"],
                         to_tensors(part.targets, device)["target"],
                         part.units,
-                        self.kinds[task].pooled,
+                        not isinstance(self.kinds[task], SequenceLabeling),
                     )
                     for task, part in batch.tasks.items()
                 }

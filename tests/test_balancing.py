@@ -144,7 +144,7 @@ def test_fewer_rows_than_parts(loop: Any, accumulation: int) -> None:
     rows = rows_with(loop, "tone", "topics", "pos", "ner")[:1]
     assert [] in split_update(rows, accumulation)
     whole, divided = gradients_of(loop, rows, 1)[0], gradients_of(loop, rows, accumulation)[0]
-    assert not any(name.startswith("heads.answer") for name in divided)  # an untouched head stays untouched
+    assert not any(name.startswith("heads.task_answer") for name in divided)  # an untouched head stays untouched
     assert_equal(whole, divided)
 
 

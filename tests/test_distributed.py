@@ -26,7 +26,7 @@ WEIGHTS = 1e-5
 METRICS = 1e-3
 # A softmax over tokens does not see what is added to all of them: this gradient is zero but for rounding, which
 # Adam scales up to whole steps.
-UNDETERMINED = {"heads.answer.output.bias"}
+UNDETERMINED = {"heads.task_answer.output.bias"}
 
 # Batches so small that some updates have a single row, of which the second process then gets none.
 TRAINING: dict[str, Any] = {

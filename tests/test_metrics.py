@@ -69,7 +69,7 @@ def test_span_scores_are_seqevals(drawn: tuple[list[tuple[str, ...]], list[tuple
         assert found["precision"] == pytest.approx(wanted["precision"])
         assert found["recall"] == pytest.approx(wanted["recall"])
         assert found["f1"] == pytest.approx(wanted["f1-score"])
-        assert found["examples"] == wanted["support"]
+        assert found["support"] == wanted["support"]
 
 
 def any_span(gold: list[tuple[str, ...]], predicted: list[tuple[str, ...]]) -> bool:
@@ -126,7 +126,7 @@ def test_scores_per_label_are_scikit_learns(pairs: list[tuple[str, str]]) -> Non
     wanted = precision_recall_fscore_support(gold, predicted, labels=labels, zero_division=0.0)
     found = metrics.per_label([{("text", label)} for label in gold], [{("text", label)} for label in predicted])
     assert list(found) == labels
-    for column, name in enumerate(("precision", "recall", "f1", "examples")):
+    for column, name in enumerate(("precision", "recall", "f1", "support")):
         assert [found[label][name] for label in labels] == pytest.approx(list(wanted[column]))
 
 

@@ -31,6 +31,7 @@ from palmette.types import Prediction
 class Ordinal(Kind):
     inputs = "text"
     metrics = ("within_one", "accuracy")
+    settings = frozenset({"options"})
 
     @classmethod
     def parse(cls, raw, config, example):

@@ -106,7 +106,8 @@ def test_some_of_the_tasks(run: Run) -> None:
         assert answers["tasks"].keys() == {"ner", "answer"} & all_answers["tasks"].keys()
         for task, answer in answers["tasks"].items():
             assert answer.get("tags") == all_answers["tasks"][task].get("tags")
-    assert run.predict("tom runs", tasks=["answer"])["tasks"] == {}
+    with pytest.raises(RunError, match="none of the tasks answer takes one text: 'tom runs'"):
+        run.predict("tom runs", tasks=["answer"])
     assert run.predict("tom runs", tasks=[])["tasks"] == {}
 
 

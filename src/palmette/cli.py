@@ -183,16 +183,24 @@ def evaluate(run: Path, split: str, slices: str, data_config: Path | None, *, la
 @click.option(
     "--input", "source", type=click.Path(path_type=Path, allow_dash=True), help="A text a line, or JSON lines."
 )
+@click.option("--format", "form", type=click.Choice(["text", "jsonl"]), help="Of the input; default: by its name.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write JSON lines here instead of to the screen.")
 @click.option("--tasks", default="", help="Only these tasks (comma-separated).")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
 def predict(
-    run: Path, texts: tuple[str, ...], source: Path | None, output: Path | None, tasks: str, *, as_json: bool
+    run: Path,
+    texts: tuple[str, ...],
+    source: Path | None,
+    form: str | None,
+    output: Path | None,
+    tasks: str,
+    *,
+    as_json: bool,
 ) -> None:
     """Predict from texts, a file, or standard input (--input -).
 
-    A file whose name ends in .jsonl holds objects with "text" (a string or words) and, for pairs and questions,
-    "text_pair"; any other file is a text a line.
+    JSON lines (--format jsonl, or a name in .jsonl) hold objects with "text" (a string or words) and, for pairs and
+    questions, "text_pair"; any other input is a text a line.
     """
     from palmette.console import show_prediction
     from palmette.inputs import read_inputs
@@ -202,7 +210,7 @@ def predict(
         raise RunError("give texts, or --input FILE, and not both")
     loaded = Run.load(run)
     chosen = [name.strip() for name in tasks.split(",") if name.strip()] or None
-    answers = loaded.stream(texts if source is None else read_inputs(source), tasks=chosen)
+    answers = loaded.stream(texts if source is None else read_inputs(source, form=form), tasks=chosen)
     if output is not None:
         _write_lines(answers, output)
     elif as_json or source is not None:

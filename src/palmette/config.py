@@ -42,8 +42,8 @@ class TrunkConfig(Settings):
 class TaskConfig(Settings):
     """One thing to predict."""
 
-    kind: str = Field(description="How the task is predicted, e.g. sequence_labeling (see docs/kinds).")
-    metric: str | None = Field(None, description="The metric that stands for the task. Default: the kind's first.")
+    kind: str = Field(description="How the task is predicted, e.g. sequence_labeling.")
+    metric: str | None = Field(None, description="The metric that stands for the task. Default: the kind's own.")
     scheme: Literal["iob1", "iob2", "iobes"] | None = Field(
         None, description="How spans are written as tags (sequence_labeling). Without it tags are plain."
     )
@@ -101,7 +101,7 @@ class SourceConfig(Settings):
     """What every source says, whatever its format."""
 
     name: str | None = Field(None, description="Short name in reports. Default: made from the first file's path.")
-    train: SplitFiles | None = Field(None, description="File, several files, or a cut.")
+    train: SplitFiles | None = Field(None, description="File, or several files.")
     dev: SplitFiles | None = Field(None, description="File, several files, or a cut of train.")
     test: SplitFiles | None = Field(None, description="File, several files, or a cut of train.")
     labels: dict[str, LabelSpec] = Field(min_length=1, description="Task name to where its label stands.")
@@ -248,6 +248,8 @@ class MixingConfig(Settings):
     def _weights_go_with_their_kind(self) -> MixingConfig:
         if (self.kind == "weights") != bool(self.weights):
             raise ValueError("weights and kind: weights go together")
+        if self.kind != "temperature" and self.temperature != MixingConfig.model_fields["temperature"].default:
+            raise ValueError("temperature goes with kind: temperature")
         if any(weight <= 0 for weight in self.weights.values()):
             raise ValueError("every weight must be above 0")
         return self

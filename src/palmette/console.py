@@ -134,11 +134,11 @@ def details_table(result: Mapping[str, Any]) -> Table:
 def labels_table(task: str, labels: Mapping[str, Mapping[str, float]], *, most: int = 30) -> Table:
     """Scores per label of one task, the frequent ones first."""
     table = Table("label", title=f"{task}, by label", title_justify="left")
-    for name in ("precision", "recall", "f1", "examples"):
+    for name in ("precision", "recall", "f1", "support"):
         table.add_column(name, justify="right")
-    ranked = sorted(labels.items(), key=lambda item: -item[1]["examples"])
+    ranked = sorted(labels.items(), key=lambda item: -item[1]["support"])
     for label, scores in ranked[:most]:
-        table.add_row(label, *(f"{scores[n]:.3f}" for n in ("precision", "recall", "f1")), f"{scores['examples']:,}")
+        table.add_row(label, *(f"{scores[n]:.3f}" for n in ("precision", "recall", "f1")), f"{scores['support']:,}")
     if len(ranked) > most:
         table.add_row(f"… and {len(ranked) - most} more (--json shows all)", "", "", "", "")
     return table

@@ -13,11 +13,15 @@ from palmette.errors import ReadError
 from palmette.predictor import Input
 
 
-def read_inputs(path: Path) -> Iterator[Input]:
+def read_inputs(path: Path, *, form: str | None = None) -> Iterator[Input]:
     """The inputs of a file, or of standard input for `-`.
 
-    A `.jsonl` file (also `.jsonl.gz`) holds an object a line with `text` (a string or a list of words) and, for
-    pairs and questions, `text_pair`. Any other file is a text a line; an empty line is an empty text.
+    JSON lines are objects with `text` (a string or a list of words) and, for pairs and questions, `text_pair`.
+    Plain lines are a text each; an empty line is an empty text.
+
+    Args:
+        path: the file, also compressed (`.gz`).
+        form: `text` or `jsonl`; by default jsonl where the name says so, else text.
 
     Raises:
         ReadError: with file and line.
@@ -26,7 +30,7 @@ def read_inputs(path: Path) -> Iterator[Input]:
         lines: Iterable[tuple[int, str]] = ((n, line.rstrip("\r\n")) for n, line in enumerate(sys.stdin, start=1))
     else:
         lines = read_lines(str(path))
-    as_json = ".jsonl" in path.suffixes
+    as_json = form == "jsonl" or (form is None and ".jsonl" in path.suffixes)
     for number, line in lines:
         if not as_json:
             yield line

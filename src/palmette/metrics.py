@@ -116,7 +116,7 @@ def per_label(
         for column, items in enumerate((gold_items & predicted_items, predicted_items, gold_items)):
             for _, label in items:
                 counts.setdefault(label, [0, 0, 0])[column] += 1
-    return {label: {**precision_recall_f1(*counts[label]), "examples": counts[label][2]} for label in sorted(counts)}
+    return {label: {**precision_recall_f1(*counts[label]), "support": counts[label][2]} for label in sorted(counts)}
 
 
 def relative_to_best(histories: Mapping[str, Sequence[float]]) -> list[float]:

@@ -26,12 +26,16 @@ class Model(nn.Module):
     def __init__(self, trunk: Trunk, kinds: Mapping[str, AnyKind], *, dropout: float) -> None:
         super().__init__()
         self.trunk = trunk
-        self.heads = nn.ModuleDict({task: kind.head(trunk.width, dropout) for task, kind in kinds.items()})
+        # The prefix keeps a task called `items` or `train` apart from the methods of ModuleDict.
+        heads = {f"task_{task}": kind.head(trunk.width, dropout) for task, kind in kinds.items()}
+        self.heads = nn.ModuleDict(heads)
 
     def forward(self, inputs: Mapping[str, Tensor], index: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs of each task in `index`: [units, ...]. A task that is not in it costs nothing."""
         hidden = self.trunk(inputs)  # [rows, tokens, width]
-        return {task: self.heads[task](hidden, inputs["attention_mask"], where) for task, where in index.items()}
+        return {
+            task: self.heads[f"task_{task}"](hidden, inputs["attention_mask"], where) for task, where in index.items()
+        }
 
 
 def to_tensors(arrays: Mapping[str, object], device: torch.device) -> dict[str, Tensor]:

@@ -91,13 +91,27 @@ class Predictor:
     def stream(
         self, inputs: Iterable[Input | Example], tasks: Sequence[str] | None = None
     ) -> Iterator[tuple[Example, dict[str, Prediction]]]:
-        """Answers in order, in bounded memory, for an input of any length."""
+        """Answers in order, in bounded memory, for an input of any length.
+
+        Raises:
+            RunError: a task is unknown, an input is of no known form, or none of the named tasks takes it.
+        """
         kinds = self.choose(tasks)
         source = iter(inputs)
         while chunk := [
             given if isinstance(given, Example) else self.example(given) for given in islice(source, _CHUNK)
         ]:
+            if tasks:
+                self._refuse_unanswerable(chunk, kinds)
             yield from zip(chunk, self._run(chunk, kinds, labelled=False), strict=True)
+
+    @staticmethod
+    def _refuse_unanswerable(examples: Sequence[Example], kinds: Mapping[str, AnyKind]) -> None:
+        """Who asks for certain tasks and gives none of them a fitting input must not get an empty answer."""
+        for example in examples:
+            if not any(kind.takes(example) for kind in kinds.values()):
+                found = "one text" if example.pair is None else "a pair"
+                raise RunError(f"none of the tasks {', '.join(kinds)} takes {found}: {example.text.string[:60]!r}")
 
     def render(self, example: Example, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
         """Predictions as JSON: text, words, offsets and one object a task."""

@@ -43,7 +43,7 @@ class Kind(ABC, Generic[L]):
 
     inputs: ClassVar[Literal["text", "pair", "any"]]
     metrics: ClassVar[tuple[str, ...]]  # the first is the default
-    pooled: ClassVar[bool] = True  # whether the head answers once a row, from the mean over its tokens
+    settings: ClassVar[frozenset[str]] = frozenset()  # which of `scheme` and `options` it reads; others are refused
 
     def __init__(self, task: str, config: TaskConfig, state: Mapping[str, Any]) -> None:
         self.task = task
@@ -53,6 +53,9 @@ class Kind(ABC, Generic[L]):
     @classmethod
     def check(cls, task: str, config: TaskConfig) -> None:
         """Refuse a declaration that this kind cannot follow (ConfigError)."""
+        for setting in ("scheme", "options"):
+            if getattr(config, setting) and setting not in cls.settings:
+                raise ConfigError(f"tasks.{task}.{setting}: {config.kind} has no such setting")
         if config.metric is not None and config.metric not in cls.metrics:
             raise ConfigError(f"tasks.{task}.metric: {config.metric!r} is not one of {', '.join(cls.metrics)}")
 

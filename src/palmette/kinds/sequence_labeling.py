@@ -118,7 +118,7 @@ class SequenceLabeling(Kind[Tags]):
 
     inputs: ClassVar = "text"
     metrics: ClassVar = ("accuracy", "span_f1", "macro_f1")
-    pooled: ClassVar = False
+    settings: ClassVar = frozenset({"scheme"})
 
     def __init__(self, task: str, config: TaskConfig, state: Mapping[str, Any]) -> None:
         super().__init__(task, config, state)

@@ -120,5 +120,5 @@ def _answer_pairs(value: Sequence[object] | Mapping[str, object]) -> list[tuple[
 
 
 def _span_types(tags: Iterable[str]) -> tuple[str, ...]:
-    types = {tag.partition("-")[2] or tag for tag in tags if tag != "O"}
+    types = {tag.partition("-")[2] or tag for tag in tags if tag not in {"O", "_"}}
     return tuple(sorted(types - {""}))
