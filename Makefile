@@ -20,10 +20,10 @@ test: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/build_reference.py --check
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -n 2 -m 'not slow'
 
 test-slow: install
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 -m slow
 
 docs: install
 	$(BIN)/zensical build --clean --strict

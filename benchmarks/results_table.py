@@ -2,7 +2,8 @@
 
 Lines with a label (`--label "tiny subset"`) are no measurements and are left out unless asked for.
 
-    python benchmarks/results_table.py > docs/results.md
+    python benchmarks/results_table.py --into docs/benchmarks.md
+    python benchmarks/results_table.py --into README.md --benchmarks reference training_speed memory startup word_tokens
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 import common
 
+_BEGIN, _END = "<!-- results:begin -->", "<!-- results:end -->"
+
 
 def main() -> None:
     """Print the table."""
@@ -22,6 +25,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=common.RESULTS)
     parser.add_argument("--labelled", action="store_true", help="show lines with a label too")
     parser.add_argument("--benchmarks", nargs="+", help="only these")
+    parser.add_argument("--into", type=Path, help="fill the block of this page instead of printing")
     arguments = parser.parse_args()
     lines = [json.loads(line) for line in arguments.results.read_text(encoding="utf-8").splitlines() if line.strip()]
     shown = [
@@ -29,7 +33,15 @@ def main() -> None:
         for line in newest(line for line in lines if arguments.labelled or not line["label"])
         if not arguments.benchmarks or line["benchmark"] in arguments.benchmarks
     ]
-    print(table(shown))
+    if arguments.into is None:
+        print(table(shown))
+        return
+    page = arguments.into.read_text(encoding="utf-8")
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise SystemExit(f"{arguments.into}: has no block between {_BEGIN} and {_END}")
+    arguments.into.write_text(f"{before}{_BEGIN}\n\n{table(shown)}\n\n{_END}{after}", encoding="utf-8")
 
 
 def newest(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
