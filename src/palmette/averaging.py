@@ -1,7 +1,7 @@
 """A moving average of the weights, which is what gets evaluated and kept.
 
-Averages of late iterates generalise better than the last one (Polyak & Juditsky 1992; Izmailov et al. 2018), most of
-all for a task whose gradient is small beside the others' noise (LOG.md, 2026-11-22).
+Averages of late iterates vary less than the last one and often generalise better (Polyak & Juditsky 1992; Izmailov et
+al. 2018). On the reference mix they did no harm and showed no consistent gain (LOG.md, 2026-11-22).
 """
 
 from __future__ import annotations
