@@ -18,6 +18,7 @@ from palmette.config import Config, TaskConfig
 from palmette.errors import ConfigError
 from palmette.kinds import KINDS, AnyKind, find_kind, task_kinds
 from palmette.kinds.base import Array, LabelError, RawLabel
+from palmette.kinds.extractive_qa import ExtractiveQA
 from palmette.text import Encoded, TextEncoder, find_words
 from palmette.types import Answer, Example, Label, Prediction, Text
 
@@ -444,3 +445,14 @@ def test_a_declaration_that_no_kind_can_follow_is_refused(task: dict[str, Any], 
 def test_kinds_are_found_by_name(name: str) -> None:
     assert find_kind(name) is KINDS[name]
     assert task_kinds(declared(kind=name)) == {"t": KINDS[name]}
+
+
+def test_an_answer_that_no_window_shows_whole_is_counted() -> None:
+    kind = ExtractiveQA("answer", TaskConfig(kind="extractive_qa"), {"unanswerable": False})
+    passage = Text(("the", "cat", "sat", "on", "a", "mat") * 12)
+    encoded = tiny_encoder(32).encode([Example(Text(("where",)), {}, pair=passage)])[0]
+    assert len(encoded.rows) > 1
+    start, stop = passage.spans[42]
+    assert not kind.out_of_reach((Answer(start, passage.string[start:stop]),), encoded)
+    assert kind.out_of_reach((Answer(0, passage.string),), encoded)
+    assert not kind.out_of_reach((), encoded), "no answer is what every window shows"

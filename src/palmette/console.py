@@ -96,7 +96,9 @@ def epoch_line(event: Mapping[str, Any]) -> str:
     parts = []
     for task, counts in event["tasks"].items():
         extra = [
-            f"{counts[key]} {key.replace('_', ' ')}" for key in ("never_seen", "windowed", "truncated") if counts[key]
+            f"{counts[key]} {key.replace('_', ' ')}"
+            for key in ("never_seen", "windowed", "truncated", "out_of_reach")
+            if counts[key]
         ]
         parts.append(f"{task} {counts['draws']} drawn" + (f" ({', '.join(extra)})" if extra else ""))
     return f"epoch {event['epoch']}  {', '.join(parts)}; padding {event['padding']:.1%}"

@@ -371,6 +371,10 @@ class Loop:
                 "never_seen": len(set(labelled) - seen_ever),
                 "windowed": sum(len(example.rows) > 1 for example in encoded),
                 "truncated": sum(any(row.truncated for row in example.rows) for example in encoded),
+                "out_of_reach": sum(
+                    self.kinds[task].out_of_reach(self.dataset.examples[n].labels[task], example)
+                    for n, example in zip(labelled, encoded, strict=True)
+                ),
             }
         padding = round(padding_share(updates), 4)
         self._write({"event": "epoch", "epoch": epoch + 1, "tasks": tasks, "padding": padding})

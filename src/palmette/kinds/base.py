@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from palmette.config import TaskConfig
 from palmette.errors import ConfigError
-from palmette.text import Row
+from palmette.text import Encoded, Row
 from palmette.types import Answer, Example, Label, Prediction, Record
 
 if TYPE_CHECKING:
@@ -121,6 +121,10 @@ class Kind(ABC, Generic[L]):
             row: one of its rows.
             spans: [subwords, 2] character offsets of the second text, for a kind that points into it.
         """
+
+    def out_of_reach(self, label: L, encoded: Encoded) -> bool:
+        """Whether no row of the example shows what the label says, so that training on it teaches something else."""
+        return False
 
     @abstractmethod
     def head(self, width: int, dropout: float) -> nn.Module:

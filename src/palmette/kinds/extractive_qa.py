@@ -10,7 +10,7 @@ import numpy as np
 from palmette import metrics
 from palmette.config import TaskConfig
 from palmette.kinds.base import Array, Kind, LabelError, RawLabel, share
-from palmette.text import Row
+from palmette.text import Encoded, Row
 from palmette.types import Answer, Example, Prediction
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ class ExtractiveQA(Kind[Answers]):
             if whole:
                 start, stop = row.passage[0] + int(inside[0]), row.passage[0] + int(inside[-1])
         return {"target": np.array([[start, stop]], dtype=np.int64), "weight": share(row)}
+
+    def out_of_reach(self, label: Answers, encoded: Encoded) -> bool:
+        # An answer wider than the windows' overlap may be whole in none of them.
+        return bool(label) and not any(self.targets(label, row, encoded.spans)["target"].any() for row in encoded.rows)
 
     def head(self, width: int, dropout: float) -> nn.Module:
         from palmette.heads import SpanHead
