@@ -40,5 +40,6 @@ def config() -> Config:
     )
 
 
-# The sample is small: more and smaller updates than the defaults (LOG.md).
-TRAINING: dict[str, Any] = {"epochs": 4, "batch_tokens": 384, "learning_rate": 3.0e-4}
+# The sample is small: smaller updates and a higher rate than the defaults, chosen on its dev split (LOG.md). fp32, so
+# that the scores in the documentation hold on any machine.
+TRAINING: dict[str, Any] = {"epochs": 4, "batch_tokens": 256, "learning_rate": 2.0e-4, "precision": "fp32"}
