@@ -27,6 +27,10 @@ import pytest
 
 from fakes import tiny_config
 from palmette.config import Config
+from palmette.text import find_words
+
+# Importing spaCy draws from `random`, which hypothesis forbids inside a strategy: the first test to do so would fail.
+find_words("", language="en")
 
 # Generated cases are the same in every run; a shared machine's pauses are no failure.
 hypothesis.settings.register_profile("palmette", deadline=None, derandomize=True)

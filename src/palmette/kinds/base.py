@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from palmette.config import TaskConfig
 from palmette.errors import ConfigError
 from palmette.text import Encoded, Row
-from palmette.types import Answer, Example, Label, Prediction, Record
+from palmette.types import Answer, Example, Label, Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -183,6 +183,3 @@ def softmax(logits: Array) -> NDArray[np.float64]:
     """Over the last axis, in double precision."""
     shifted = np.exp(np.asarray(logits, dtype=np.float64) - np.max(logits, axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
-
-
-__all__ = ["Array", "Kind", "LabelError", "RawLabel", "Record", "label_set", "share", "softmax"]
