@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from palmette.averaging import WeightAverage
 from palmette.config import Config
 from palmette.errors import RunError
 from palmette.kinds import AnyKind, find_kind
@@ -138,7 +137,6 @@ def save_progress(
     progress: Progress,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None,
     *,
     rank: int,
     wait: Any,
@@ -150,7 +148,6 @@ def save_progress(
         progress: where it stands.
         model: unwrapped.
         optimizer: its moments are stored by parameter name.
-        average: of the weights, where there is one.
         rank: this process; each stores its own random state, the first one everything else.
         wait: called to let all processes arrive.
     """
@@ -166,8 +163,6 @@ def save_progress(
             {k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()}, temporary / "model.safetensors"
         )
         save_file(_moments(model, optimizer), temporary / "optimizer.safetensors")
-        if average is not None:
-            save_file({k: v.contiguous().cpu() for k, v in average.state().items()}, temporary / "average.safetensors")
         state = {
             "update": progress.update,
             "history_bytes": progress.history_bytes,
@@ -206,7 +201,6 @@ def load_progress(
     checkpoint: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None,
     *,
     rank: int,
     processes: int,
@@ -230,8 +224,6 @@ def load_progress(
             if own:
                 # Fused AdamW wants its step counts on the device too.
                 optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in own.items()}
-    if average is not None:
-        average.load(load_file(checkpoint / "average.safetensors"))
     _set_random_state(load_file(checkpoint / f"random-{rank}.safetensors"))
     evaluations = [(int(update), dict(values)) for update, values in state["evaluations"]]
     return Progress(state["update"], state["history_bytes"], evaluations)

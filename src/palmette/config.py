@@ -215,12 +215,6 @@ class TrainingConfig(Settings):
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay, on matrices only.")
     clip_norm: float = Field(1.0, gt=0, description="Largest norm of an update's gradient.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout in front of every head.")
-    averaging: float = Field(
-        0.1,
-        ge=0,
-        le=1,
-        description="Evaluate and keep a moving average of the weights over this share of the run's updates; 0: none.",
-    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto measures which of fp32 and bf16 this hardware runs faster."
     )

@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +19,6 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from palmette import balancing, checkpoint, evaluation
-from palmette.averaging import WeightAverage
 from palmette.batching import Batch, Dataset, collate, padding_share, plan_updates, split_update
 from palmette.checkpoint import Progress, RunFolder
 from palmette.config import Config, TrainingConfig
@@ -229,7 +227,6 @@ class Loop:
             pad=self.pad,
             language=config.language,
         )
-        self.average: WeightAverage | None = None
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.units_done = 0.0
 
@@ -237,8 +234,6 @@ class Loop:
         """Train, select, evaluate the selected model on dev and test."""
         steps = [step for epoch in range(self.training.epochs) for step in self._plan(epoch)]
         started = time.perf_counter()
-        if self.training.averaging:
-            self.average = WeightAverage(self.bare, horizon=self.training.averaging * len(steps))
         done = self._restore() if resume else 0
         if done == 0:
             self._write(self._description(len(steps)))
@@ -248,8 +243,6 @@ class Loop:
             if self._exhausted():
                 break
             self._step(step.rows, rate_factor(self.training, update - 1, len(steps)), tally)
-            if self.average is not None:
-                self.average.update(update)
             if update % _LOG_EVERY == 0 or update == len(steps):
                 tally = self._log(tally, step.epoch, update, len(steps))
             if step.evaluates:
@@ -331,10 +324,9 @@ class Loop:
         self.accelerator.backward(balancing.combine(losses, self.weights) * self.accelerator.num_processes)
 
     def _evaluate(self, epoch: int, update: int) -> None:
-        with self.average.applied() if self.average is not None else nullcontext():
-            scores = self._scores("dev")
-            if self.accelerator.is_main_process:
-                checkpoint.save_tensors(self.bare.state_dict(), self.folder.candidate(update))
+        scores = self._scores("dev")
+        if self.accelerator.is_main_process:
+            checkpoint.save_tensors(self.bare.state_dict(), self.folder.candidate(update))
         self.evaluations.append((update, evaluation.summarise(scores, self.kinds)))
         self._write({"event": "evaluation", "epoch": epoch + 1, "update": update, "dev": scores})
 
@@ -414,7 +406,6 @@ class Loop:
             Progress(update, history, self.evaluations),
             self.bare,
             self.optimizer,
-            self.average,
             rank=self.accelerator.process_index,
             wait=self.accelerator.wait_for_everyone,
         )
@@ -434,7 +425,6 @@ class Loop:
             latest,
             self.bare,
             self.optimizer,
-            self.average,
             rank=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
         )
