@@ -1,8 +1,8 @@
 """Whether sharing one trunk costs a task anything: multi-task minus single-task on test, with 95 % intervals.
 
 Reads the runs that reference.py made with the same --config, --set and --seeds (at least three seeds a regime), lets
-every model answer the test examples of the multi-task configuration, and resamples seeds and examples
-(`palmette.statistics.hierarchical_bootstrap`). The lower end of each interval is compared with the margin.
+every model answer the test examples of the multi-task configuration, and asks `palmette.statistics.compare` for an
+interval over seeds and examples. The lower end of each interval is compared with the margin.
 
     python benchmarks/sharing.py --seeds 1 2 3     # a few minutes on 2 cores; 2,000 resamples
 """
@@ -49,7 +49,7 @@ def main() -> None:
 
     from palmette.config import Config
     from palmette.corpus import load_corpus
-    from palmette.statistics import hierarchical_bootstrap
+    from palmette.statistics import compare
 
     torch.set_num_threads(arguments.threads)
     multi = Config.load(arguments.config, arguments.set)
@@ -68,20 +68,20 @@ def main() -> None:
     compared: dict[str, Any] = {}
     for task in tasks:
         examples = [example for example in corpus.splits["test"] if task in example.labels][: arguments.examples]
-        metric, parts = _counter(corpus.kinds[task])
-        counts = [
-            np.stack([_counts(folders[task, seed][regime], examples, task, parts) for seed in arguments.seeds])
+        kind = corpus.kinds[task]
+        parts = [
+            np.stack([_parts(folders[task, seed][regime], examples, kind) for seed in arguments.seeds])
             for regime in (0, 1)
         ]
-        found = hierarchical_bootstrap(
-            *counts, metric=metric, seed=arguments.bootstrap_seed, resamples=arguments.resamples
-        )
+        found = compare(*parts, metric=kind.combine, seed=arguments.bootstrap_seed, resamples=arguments.resamples)
         compared[task] = {
-            "multi_task": [round(100 * float(metric(models.sum(axis=0))), 3) for models in counts[0]],
-            "single_task": [round(100 * float(metric(models.sum(axis=0))), 3) for models in counts[1]],
+            "multi_task": [round(100 * float(value), 3) for value in kind.combine(parts[0].sum(axis=1))],
+            "single_task": [round(100 * float(value), 3) for value in kind.combine(parts[1].sum(axis=1))],
             "difference": round(100 * found.difference, 3),
             "low": round(100 * found.low, 3),
             "high": round(100 * found.high, 3),
+            "p": round(found.p, 4),
+            "detectable": round(100 * found.detectable, 3),
             "examples": len(examples),
         }
         common.log(f"{task}: {compared[task]}")
@@ -121,43 +121,15 @@ def _require(folders: dict[tuple[str, int], list[Path]]) -> None:
 _loaded: dict[Path, Run] = {}  # each answers several tasks
 
 
-def _counts(folder: Path, examples: Sequence[Example], task: str, parts: Any) -> NDArray[np.float64]:
+def _parts(folder: Path, examples: Sequence[Example], kind: AnyKind) -> NDArray[np.float64]:
     """[examples, parts] of what a run answers."""
     from palmette.run import Run
 
     if folder not in _loaded:
         _loaded[folder] = Run.load(folder)
-    run = _loaded[folder]
-    answers: list[dict[str, Prediction]] = run.predictor.answer(examples, [task])
-    rows = [parts(e.labels[task], answer[task].label) for e, answer in zip(examples, answers, strict=True)]
-    return np.array(rows, dtype=np.float64)
-
-
-def _counter(kind: AnyKind) -> tuple[Any, Any]:
-    """The metric over summed counts, and the function that counts one example."""
-    from palmette.kinds.sequence_labeling import read_spans
-    from palmette.statistics import accuracy, f1
-
-    def spans(gold: Any, predicted: Any) -> tuple[int, int, int]:
-        ours, theirs = set(read_spans(predicted, "iob2")), set(read_spans(gold, "iob2"))
-        return len(ours & theirs), len(ours), len(theirs)
-
-    def words(gold: Any, predicted: Any) -> tuple[int, int]:
-        return sum(map(str.__eq__, gold, predicted)), len(gold)
-
-    def text(gold: Any, predicted: Any) -> tuple[int, int]:
-        return int(gold == predicted), 1
-
-    counters = {
-        ("sequence_labeling", "span_f1"): (f1, spans),
-        ("sequence_labeling", "accuracy"): (accuracy, words),
-        ("text_classification", "accuracy"): (accuracy, text),
-        ("pair_classification", "accuracy"): (accuracy, text),
-    }
-    found = counters.get((kind.config.kind, kind.metric))
-    if found is None:
-        raise SystemExit(f"{kind.task}: {kind.metric} of {kind.config.kind} is not a function of counts known here")
-    return found
+    answers: list[dict[str, Prediction]] = _loaded[folder].predictor.answer(examples, [kind.task])
+    gold = [example.labels[kind.task] for example in examples]
+    return kind.parts(gold, [answer[kind.task].label for answer in answers])
 
 
 if __name__ == "__main__":

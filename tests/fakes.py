@@ -45,7 +45,9 @@ def tiny_encoder(max_length: int = 64) -> TextEncoder:
     return TextEncoder(tiny_tokenizer(), max_length=max_length)
 
 
-def tiny_trunk(folder: Path, *, dropout: float = 0.1, layers: int = 2, positions: int = 64, seed: int = 0) -> Path:
+def tiny_trunk(
+    folder: Path, *, dropout: float = 0.1, layers: int = 2, width: int = 32, positions: int = 64, seed: int = 0
+) -> Path:
     """Write a two-layer BERT of width 32 with random weights, as a Hugging Face folder."""
     import torch
     from transformers import BertConfig, BertModel
@@ -53,10 +55,10 @@ def tiny_trunk(folder: Path, *, dropout: float = 0.1, layers: int = 2, positions
     folder.mkdir(parents=True, exist_ok=True)
     config = BertConfig(
         vocab_size=len(tiny_vocabulary()),
-        hidden_size=32,
+        hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=2,
-        intermediate_size=64,
+        intermediate_size=2 * width,
         max_position_embeddings=positions,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,

@@ -100,12 +100,7 @@ def test_a_good_file_is_read_as_it_was_meant(tmp_path: Path) -> None:
         (
             "train: t.tsv",
             "train: 3",
-            [
-                (
-                    "tasks.yaml:13: sources[1].train: expected a file, a list of files, or a cut of train such as "
-                    "{fraction: 0.1}; found 3"
-                )
-            ],
+            [("tasks.yaml:13: sources[1].train: expected a file or a list of files; found 3")],
         ),
         ("text: 0", "text: [0]", ["tasks.yaml:14: sources[1].text: expected a column's name or number"]),
         (
@@ -153,7 +148,7 @@ def test_a_good_file_is_read_as_it_was_meant(tmp_path: Path) -> None:
         (
             "train: t.tsv",
             "train: {fraction: 0.5}",
-            ["tasks.yaml:12: sources[1]: train cannot be a cut: name its files"],
+            ["tasks.yaml:13: sources[1].train: expected a file or a list of files"],
         ),
         (
             "train: t.tsv",
@@ -165,6 +160,26 @@ def test_a_good_file_is_read_as_it_was_meant(tmp_path: Path) -> None:
             "{epochs: 2}",
             "{select: ner}",
             ["tasks.yaml:17: training.select: neither mean_relative nor a task: 'ner'"],
+        ),
+        (
+            "layers: 3",
+            "casing: true, frozen: true",
+            [
+                (
+                    "tasks.yaml:1: trunk: casing: a new embedding would have to be trained, and the trunk is frozen: "
+                    "leave it out"
+                )
+            ],
+        ),
+        (
+            "weight: 2",
+            "train_fraction: 0",
+            ["tasks.yaml:6: tasks.tone.train_fraction: Input should be greater than 0; found 0"],
+        ),
+        (
+            "training:",
+            "baseline: {ner: 0.8}\ntraining:",
+            ["tasks.yaml:17: baseline.ner: no task 'ner' is declared under tasks"],
         ),
         (
             "training:",
@@ -197,6 +212,11 @@ def test_an_error_names_file_line_and_key_path(
 ) -> None:
     monkeypatch.delenv("NOT_SET", raising=False)
     assert refused(tmp_path, changed(old, new)) == lines
+
+
+def test_a_frozen_trunk_cannot_be_probed(tmp_path: Path) -> None:
+    content = changed("layers: 3", "frozen: true").replace("epochs: 2", "probes: 2")
+    assert refused(tmp_path, content) == ["tasks.yaml:17: training.probes: a frozen trunk has no gradients to compare"]
 
 
 def test_several_errors_are_all_named(tmp_path: Path) -> None:
@@ -349,6 +369,8 @@ def test_a_trunk_is_a_name_a_mapping_or_a_folder_beside_the_file(tmp_path: Path)
         config = Config.load(write(tmp_path, changed("{name: some/encoder, layers: 3}", trunk)))
         assert config.trunk.name == str(folder)
     assert config.trunk.layers == 3
+    (folder / "config.json").rename(folder / "config.yaml")  # a run
+    assert Config.load(write(tmp_path, GOOD)).trunk.name == str(folder)
 
 
 def test_a_dataset_is_a_hub_id_unless_the_folder_is_there(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -193,6 +195,60 @@ def test_withholding_leaves_no_foreign_test_text_and_takes_nothing_else(
             expected = foreign and text not in tests[name]
             assert (position in found.withheld.get(name, set())) == expected
     assert not any(overlap.withheld for overlap in find_leakage(made, withhold=False).overlaps)
+
+
+# --- a share of a task's training examples ---
+
+
+def curve(folder: Path, fraction: float, *, seed: int = 13, other: bool = True) -> Corpus:
+    """Two tasks over the same 40 texts, one of which is reduced; a third over a text of its own."""
+    texts = [f"word{number % 37}" for number in range(40)]
+    first = source(folder, "one", {"a": "a"}, train=rows(*texts, a="1"), dev=rows("x", a="1"))
+    second = source(folder, "two", {"b": "b"}, train=rows(*texts[:20], "own", b="2"), dev=rows("y", b="2"))
+    tasks = {"a": TONE | {"train_fraction": fraction}, **({"b": TONE} if other else {})}
+    return load(tasks, first, *([second] if other else []), training={"seed": seed})
+
+
+def kept(corpus: Corpus, task: str = "a") -> list[str]:
+    return [" ".join(e.text.words) for e in corpus.splits["train"] if task in e.labels]
+
+
+def test_a_reduced_task_keeps_nested_sets_of_texts(tmp_path: Path) -> None:
+    sets = [kept(curve(tmp_path, fraction)) for fraction in (0.001, 0.04, 0.16, 0.5, 1)]
+    assert [len(found) for found in sets] == [1, 2, 6, 20, 40]
+    for small, large in itertools.pairwise(sets):
+        assert not Counter(small) - Counter(large)
+
+
+def test_neither_seed_nor_other_tasks_change_which_texts_a_task_keeps(tmp_path: Path) -> None:
+    expected = kept(curve(tmp_path, 0.3))
+    assert expected == kept(curve(tmp_path, 0.3, seed=99))
+    assert expected == kept(curve(tmp_path, 0.3, other=False))
+    assert len(expected) == 12
+
+
+def test_what_train_fraction_leaves_out_is_counted_and_other_labels_stay(tmp_path: Path) -> None:
+    corpus = curve(tmp_path, 0.3)
+    report = corpus.reports["train"]
+    assert report.reduced == {"a": 28}
+    assert report.labelled == {"a": 12, "b": 21}
+    assert len(kept(corpus, "b")) == 21
+    assert all(example.labels for example in corpus.splits["train"])
+    assert report.examples == len(corpus.splits["train"]) < 41
+    assert len(corpus.splits["dev"]) == 2
+    assert "a: train_fraction leaves 28 of its 40 training examples out" in corpus.warnings()
+    assert corpus.summary()["splits"]["train"]["reduced"] == {"a": 28}
+    assert curve(tmp_path, 1).reports["train"].reduced == {}
+
+
+def test_a_label_that_only_left_out_examples_have_is_unseen(tmp_path: Path) -> None:
+    """Kinds are fitted on what is trained on."""
+    train = [*rows(*(f"w{number}" for number in range(9)), tone="up"), *rows("odd", tone="down")]
+    made = source(tmp_path, "s", {"tone": "tone"}, train=train, dev=rows("d", tone="down"))
+    found = [load({"tone": TONE | {"train_fraction": f}}, made) for f in (0.1, 1)]
+    assert found[1].kinds["tone"].labels == ("down", "up")
+    (only,) = found[0].splits["train"]
+    assert found[0].kinds["tone"].labels == (only.labels["tone"],)
 
 
 # --- labels ---

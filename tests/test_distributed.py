@@ -36,6 +36,7 @@ TRAINING: dict[str, Any] = {
     "examples": 8,
     "long": 1,
     "checkpoint_updates": 4,
+    "probes": 2,
 }
 
 
@@ -95,6 +96,10 @@ def assert_close(one: Path, other: Path) -> None:
     for line, same in zip(history(one, "progress"), history(other, "progress"), strict=True):
         assert same["loss"] == pytest.approx(line["loss"], abs=1e-4)
     assert history(one, "epoch") == history(other, "epoch")
+    for line, same in zip(history(one, "probe"), history(other, "probe"), strict=True):
+        assert (same["update"], same["examples"]) == (line["update"], line["examples"])
+        for task, norms in line["norm"].items():
+            assert same["norm"][task] == pytest.approx(norms, rel=1e-3)
     stored = [json.loads((out / "metrics.json").read_text()) for out in (one, other)]
     assert stored[0].keys() == stored[1].keys() == {"dev", "test"}
     assert stored[1]["test"]["pos"] == pytest.approx(stored[0]["test"]["pos"], abs=METRICS)

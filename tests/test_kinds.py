@@ -6,7 +6,8 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 from fakes import WORDS, tiny_encoder
 from palmette.config import Config, TaskConfig
 from palmette.errors import ConfigError
-from palmette.kinds import KINDS, AnyKind, find_kind, task_kinds
+from palmette.kinds import KINDS, AnyKind, Kind, find_kind, task_kinds
 from palmette.kinds.base import Array, LabelError, RawLabel
 from palmette.kinds.extractive_qa import ExtractiveQA
+from palmette.kinds.regression import Regression
+from palmette.kinds.text_classification import TextClassification
 from palmette.text import Encoded, TextEncoder, find_words
 from palmette.types import Answer, Example, Label, Prediction, Text
 
@@ -285,6 +288,108 @@ def absent(case: Case) -> set[str]:
     return {"macro_f1"} if case.scheme else {"span_f1"}
 
 
+def metrics_of(case: Case) -> list[str]:
+    """What may be chosen for the case, as its configuration."""
+    return [metric for metric in KINDS[case.kind].metrics if metric != "mse" and metric not in absent(case)]
+
+
+@st.composite
+def answers(draw: st.DrawFn, case: Case) -> tuple[list[Label], list[Label], list[Label]]:
+    """Labels of a training set, and gold and predicted labels of another, all of which may be new to it."""
+    drawn = [draw(st.lists(case.draw, min_size=n, max_size=12)) for n in (1, 2)]
+    training, gold = ([example.labels[TASK] for example in examples] for examples in drawn)
+    if case.kind == "sequence_labeling":  # as many tags as words
+        tagged: Any = gold
+        return training, gold, [tuple(draw(st.permutations([*tags, *tags])))[: len(tags)] for tags in tagged]
+    return training, gold, draw(st.permutations([*gold, *training]))[: len(gold)]
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"), [(name, metric) for name, case in CASES.items() for metric in metrics_of(case)]
+)
+def test_summed_parts_give_the_metric(name: str, metric: str) -> None:
+    case = CASES[name]
+
+    @given(answers(case))
+    @settings(max_examples=100)
+    def check(drawn: tuple[list[Label], list[Label], list[Label]]) -> None:
+        training, gold, predicted = drawn
+        if case.kind == "sequence_labeling" and not any(gold):
+            return
+        kind = declared_kind(case, training, metric=metric)
+        parts = kind.parts(gold, predicted)
+        assert parts.shape[0] == len(gold)
+        whole = kind.combine(parts.sum(axis=0))
+        assert float(whole) == pytest.approx(kind.score(gold, predicted)[metric], abs=1e-9)
+        # Over leading axes of any shape; sums over nothing have a value, too.
+        stacked = np.stack([[parts.sum(axis=0)], [parts[:0].sum(axis=0)]])
+        assert kind.combine(stacked) == pytest.approx(np.array([[whole], [0.0]]), abs=1e-12)
+        # A side of the sample can be scored without scoring again. Ranks are those of the whole sample.
+        half = len(gold) // 2
+        if metric != "spearman" and any(gold[:half]):
+            assert kind.combine(parts[:half].sum(axis=0)) == pytest.approx(
+                kind.score(gold[:half], predicted[:half])[metric], abs=1e-9
+            )
+
+    check()
+
+
+def declared_kind(case: Case, labels: Sequence[Label], *, metric: str) -> AnyKind:
+    kind = KINDS[case.kind]
+    config = TaskConfig(kind=case.kind, scheme=case.scheme, metric=metric)
+    return kind(TASK, config, kind.fit([*ANCHORS.get(case.kind, ()), *labels]))
+
+
+@cases
+def test_no_example_has_no_parts(case: Case) -> None:
+    for metric in metrics_of(case):
+        kind = declared_kind(case, [1.0] if case.kind == "regression" else [], metric=metric)
+        parts = kind.parts([], [])
+        assert len(parts) == 0
+        assert kind.combine(parts.sum(axis=0)) == 0
+
+
+def test_models_of_one_task_have_the_same_columns() -> None:
+    kind = TextClassification(
+        TASK, TaskConfig(kind="text_classification", metric="macro_f1"), {"labels": ["a", "b", "c"]}
+    )
+    gold = ["a", "b", "new"]
+    assert kind.parts(gold, ["a", "a", "a"]).shape == kind.parts(gold, ["c", "b", "c"]).shape == (3, 3 * 4)
+
+
+def test_spearman_ranks_ties_by_their_average() -> None:
+    kind = Regression(TASK, TaskConfig(kind="regression", metric="spearman"), {"mean": 0.0, "deviation": 1.0})
+    gold, predicted = [1.0, 2.0, 2.0, 3.0, 9.0], [0.0, 5.0, 1.0, 1.0, 7.0]
+    assert float(kind.combine(kind.parts(gold, predicted).sum(axis=0))) == pytest.approx(
+        kind.score(gold, predicted)["spearman"], abs=1e-12
+    )
+
+
+class Lenient(TextClassification):
+    """A kind of another package: its metrics are its own, `parts` and `combine` are the base's."""
+
+    metrics: ClassVar[Any] = ("share", "either")
+    parts = Kind.parts
+    combine = Kind.combine
+
+    def score(self, gold: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
+        right = [wanted == found for wanted, found in zip(gold, predicted, strict=True)]
+        return {"share": sum(right) / len(right), "either": float(any(right))}
+
+
+def test_a_kind_without_parts_has_those_of_a_mean() -> None:
+    kind = Lenient(TASK, TaskConfig(kind="text_classification", metric="share"), {"labels": ["a", "b"]})
+    parts = kind.parts(["a", "b", "a"], ["a", "a", "a"])
+    assert parts.tolist() == [[1, 1], [0, 1], [1, 1]]
+    assert kind.combine(parts.sum(axis=0)) == pytest.approx(2 / 3)
+
+
+def test_a_kind_without_parts_whose_metric_is_no_mean_is_told_to_have_some() -> None:
+    kind = Lenient(TASK, TaskConfig(kind="text_classification", metric="either"), {"labels": ["a", "b"]})
+    with pytest.raises(ConfigError, match=r"tasks\.task\.metric: either .* implement `parts` and `combine` in Lenient"):
+        kind.parts(["a", "b"], ["a", "a"])
+
+
 @cases
 def test_labels_that_do_not_fit_are_refused(case: Case) -> None:
     example = Example(
@@ -433,12 +538,29 @@ def declared(**task: Any) -> Config:
         ({"kind": "nonsense"}, r"tasks\.t\.kind: 'nonsense' is not one of sequence_labeling"),
         ({"kind": "text_classification", "metric": "span_f1"}, r"tasks\.t\.metric: 'span_f1' is not one of accuracy"),
         ({"kind": "sequence_labeling", "metric": "span_f1"}, r"tasks\.t\.scheme: span_f1 needs the scheme"),
+        (
+            {"kind": "sequence_labeling", "scheme": "iob2", "metric": "macro_f1"},
+            r"tasks\.t\.metric: macro_f1 is of plain tags",
+        ),
         ({"kind": "regression", "metric": "mse"}, r"tasks\.t\.metric: mse falls"),
     ],
 )
 def test_a_declaration_that_no_kind_can_follow_is_refused(task: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         task_kinds(declared(**task))
+
+
+def test_where_the_refused_declaration_stands_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.yaml"
+    path.write_text(
+        "tasks:\n  t:\n    kind: regression\n    metric: accuracy\n"
+        "sources:\n  - {format: columns, train: a.txt, labels: {t: 1}}\n"
+    )
+    with pytest.raises(ConfigError, match=r"tasks\.yaml:4: tasks\.t\.metric: 'accuracy' is not one of"):
+        task_kinds(Config.load(path))
+    with pytest.raises(ConfigError, match=r"--set tasks\.t\.kind=guess: tasks\.t\.kind: 'guess' is not one of"):
+        task_kinds(Config.load(path, ["tasks.t.kind=guess"]))
+    assert Config.load(path) == Config.load(path, ["tasks.t.kind=regression"])
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -11,13 +11,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
+import palmette
 from conftest import Recorder, Trained, make_loop, train_and_keep
 from fakes import ALL_TASKS, tiny_config
-from palmette import trainer
+from palmette import evaluation, trainer
 from palmette.checkpoint import RunFolder, read_labels
 from palmette.config import Config, TrainingConfig
-from palmette.errors import ConfigError, ReadError
+from palmette.errors import ConfigError, ReadError, RunError
 from palmette.evaluation import summarise
 from palmette.trainer import rate_factor, undominated
 
@@ -178,6 +180,58 @@ def test_dropout_is_on_in_every_update_and_off_in_evaluations(tmp_path: Path, mo
     assert modes == {"updates": {True}, "evaluations": {False}}
 
 
+def test_a_frozen_trunk_stays_as_it_is_and_its_heads_learn(tmp_path: Path) -> None:
+    data = tiny_config(tmp_path, examples=12, epochs=3)
+    data["training"]["head_learning_rate"] = 0.05
+    data["trunk"]["frozen"] = True
+    kept = train_and_keep(Config.parse(data), tmp_path / "run")
+    start = load_file(tmp_path / "trunk" / "model.safetensors")
+    end = load_file(tmp_path / "run" / "model.safetensors")
+    trunk = {name.removeprefix("trunk.encoder."): tensor for name, tensor in end.items() if name.startswith("trunk.")}
+    assert trunk.keys() == start.keys()
+    assert all(torch.equal(tensor, start[name]) for name, tensor in trunk.items())
+    optimized = {id(p) for group in kept.loop.optimizer.param_groups for p in group["params"]}
+    assert optimized == {id(parameter) for parameter in kept.loop.bare.heads.parameters()}
+    accuracy = [event["dev"]["pos"]["accuracy"] for event in kept.events if event["event"] == "evaluation"]
+    assert accuracy[-1] > accuracy[0]
+    assert palmette.load(tmp_path / "run").predict("anna sat in paris")["tasks"]["pos"]["tags"]
+
+
+def test_a_run_starts_from_another_runs_trunk(trained: Trained, tmp_path: Path) -> None:
+    """With heads alone to learn, the trunk is still the one that the first run ended with."""
+    data = tiny_config(tmp_path, examples=6, epochs=1)
+    data["trunk"] = {"name": str(trained.folder), "frozen": True}
+    data["tasks"] = {"tone": ALL_TASKS["tone"]}
+    data["sources"] = [data["sources"][0] | {"labels": {"tone": "tone"}}]
+    trainer.train(Config.parse(data), tmp_path / "run")
+    first, second = (load_file(folder / "model.safetensors") for folder in (trained.folder, tmp_path / "run"))
+    for name, tensor in second.items():
+        assert name.startswith("heads.task_tone.") or torch.equal(tensor, first[name])
+    assert not torch.equal(first["heads.task_tone.output.weight"], second["heads.task_tone.output.weight"])
+
+
+@pytest.mark.parametrize("splits", [(), ("dev",), ("train", "dev", "test")])
+def test_the_selected_model_is_measured_on_the_splits_asked_for(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    scored: list[Any] = []
+
+    def watched(examples: Any, *rest: Any) -> evaluation.Scores:
+        scored.append(examples)
+        return score(examples, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        score = evaluation.score
+        patch.setattr(evaluation, "score", watched)
+        kept = train_and_keep(Config.parse(tiny_config(tmp_path, examples=6)), tmp_path / "run", splits=splits)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()).keys() == set(splits)
+    assert kept.events[-1].keys() == {"event", "update", "rule", *splits}
+    assert ("test" in splits) == any(examples is kept.loop.corpus.splits["test"] for examples in scored)
+
+
+def test_a_split_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="splits: 'final' is not one of train, dev, test"):
+        trainer.train(Config.parse(tiny_config(tmp_path)), tmp_path / "run", splits=["final"])
+
+
 def test_patience(tmp_path: Path) -> None:
     still: dict[str, Any] = {"learning_rate": 1e-30, "head_learning_rate": 1e-30}
     config = Config.parse(tiny_config(tmp_path, examples=6, epochs=9, patience=3, **still))
@@ -291,6 +345,12 @@ def test_the_global_threads_and_precision_are_reported(trained: Trained) -> None
     assert started["precision"] == "fp32"
     assert started["threads"] == torch.get_num_threads()
     assert started["parameters"] == sum(p.numel() for p in trained.loop.bare.parameters())
+
+
+def test_the_wordpieces_of_an_epoch_are_those_of_its_rows(trained: Trained) -> None:
+    epochs = [event for event in trained.events if event["event"] == "epoch"]
+    rows = trained.loop.dataset.rows(range(len(trained.loop.dataset.examples)))
+    assert [event["wordpieces"] for event in epochs] == [sum(map(len, rows))] * len(epochs)  # proportional: each once
 
 
 def test_every_row_is_in_one_update_of_the_epoch(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from conftest import Trained
 from fakes import tiny_tokenizer, tiny_trunk, tiny_vocabulary
 from palmette import precision, trunk
 from palmette.batching import Batch, Dataset, collate
@@ -148,6 +149,76 @@ class TestCasing:
         (copy / "tokenizer.json").write_text(json.dumps(described))
         assert load_pretrained(TrunkConfig(name=str(copy)))[0].casing is None
         assert load_pretrained(TrunkConfig(name=str(copy), casing=True))[0].casing is not None
+
+
+class TestFrozen:
+    def test_nothing_of_it_is_trained_or_dropped_out(self, folder: Path) -> None:
+        frozen, encoder = load_pretrained(TrunkConfig(name=str(folder), frozen=True))
+        free, _ = load_pretrained(TrunkConfig(name=str(folder), casing=False))
+        assert not any(parameter.requires_grad for parameter in frozen.parameters())
+        assert not any(module.training for module in frozen.train().modules())
+        inputs = to_tensors(batch_of(encoder).inputs, CPU)
+        hidden = frozen(inputs)
+        assert not hidden.requires_grad
+        assert torch.equal(hidden, free.eval()(inputs))
+
+    def test_it_gets_no_casing_embedding(self, folder: Path) -> None:
+        assert load_pretrained(TrunkConfig(name=str(folder), frozen=True))[0].casing is None
+        with pytest.raises(ValueError, match="the trunk is frozen: leave it out"):
+            TrunkConfig(name=str(folder), frozen=True, casing=True)
+
+
+class TestTheTrunkOfARun:
+    def test_it_starts_as_the_run_ended_casing_included(self, trained: Trained) -> None:
+        expected = trained.loop.bare.trunk
+        found, encoder = load_pretrained(TrunkConfig(name=str(trained.folder)))
+        assert found.casing is not None
+        assert found.casing.weight.any()
+        assert found.state_dict().keys() == expected.state_dict().keys()
+        assert all(torch.equal(tensor, found.state_dict()[name]) for name, tensor in expected.state_dict().items())
+        batch = batch_of(encoder)
+        assert torch.equal(encode(found, batch), encode(expected, batch))
+        assert encoder.max_length == trunk.load_text_encoder(TrunkConfig(name=str(trained.folder))).max_length == 64
+
+    def test_frozen_it_keeps_its_trained_casing(self, trained: Trained) -> None:
+        found, _ = load_pretrained(TrunkConfig(name=str(trained.folder), frozen=True))
+        assert found.casing is not None
+        assert not any(parameter.requires_grad for parameter in found.parameters())
+
+    def test_settings_that_say_what_it_is_are_taken(self, trained: Trained) -> None:
+        config = TrunkConfig(name=str(trained.folder), layers=2, casing=True, max_length=32)
+        found, encoder = load_pretrained(config)
+        assert len(found.encoder.encoder.layer) == 2
+        assert encoder.max_length == 32
+
+    @pytest.mark.parametrize(
+        ("setting", "message"),
+        [
+            ({"layers": 1}, r"trunk\.layers: the run .*run was trained with 2: leave the setting out"),
+            ({"casing": False}, r"trunk\.casing: the run .*run was trained with True: leave the setting out"),
+            ({"max_length": 65}, "positions for 64 subwords only"),
+        ],
+    )
+    def test_settings_that_do_not_fit_it(self, trained: Trained, setting: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            load_pretrained(TrunkConfig(name=str(trained.folder), **setting))
+
+    @pytest.mark.parametrize("load", [load_pretrained, trunk.load_text_encoder])
+    def test_a_run_that_has_not_finished(self, trained: Trained, tmp_path: Path, load: Any) -> None:
+        copy = Path(shutil.copytree(trained.folder, tmp_path / "copy"))
+        (copy / "model.safetensors").unlink()
+        with pytest.raises(
+            ConfigError, match=r"copy is a run that has not finished: palmette train … --out .*--resume"
+        ):
+            load(TrunkConfig(name=str(copy)))
+
+    @pytest.mark.parametrize("name", ["trunk.json", "model.safetensors", "tokenizer.json"])
+    def test_a_run_that_is_damaged(self, trained: Trained, tmp_path: Path, name: str) -> None:
+        copy = Path(shutil.copytree(trained.folder, tmp_path / "copy"))
+        content = (copy / name).read_bytes()
+        (copy / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ConfigError, match="copy is damaged"):
+            load_pretrained(TrunkConfig(name=str(copy)))
 
 
 def other_trunk(folder: Path, kind: str, **settings: Any) -> Path:

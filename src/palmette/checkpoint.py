@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from palmette.alarms import Floats, State
 from palmette.config import Config
 from palmette.errors import RunError
 from palmette.kinds import AnyKind, find_kind
+
+_BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,15 @@ class Progress:
         update: updates done.
         history_bytes: length of history.jsonl then; what was written later is done again.
         evaluations: (update, {task: metric}) of each evaluation so far.
+        alarms: what the alarms remember.
+        best: parts [examples, parts] of each task's best evaluation, for the alarms.
     """
 
     update: int
     history_bytes: int
     evaluations: list[tuple[int, dict[str, float]]]
+    alarms: State
+    best: Mapping[str, Floats]
 
 
 def save_progress(
@@ -167,7 +174,9 @@ def save_progress(
             "update": progress.update,
             "history_bytes": progress.history_bytes,
             "evaluations": progress.evaluations,
+            "alarms": asdict(progress.alarms),
         }
+        save_file({task: torch.from_numpy(parts) for task, parts in progress.best.items()}, temporary / _BEST)
         (temporary / "progress.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
     wait()
     if rank == 0:
@@ -226,7 +235,8 @@ def load_progress(
                 optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in own.items()}
     _set_random_state(load_file(checkpoint / f"random-{rank}.safetensors"))
     evaluations = [(int(update), dict(values)) for update, values in state["evaluations"]]
-    return Progress(state["update"], state["history_bytes"], evaluations)
+    best = {task: parts.numpy() for task, parts in load_file(checkpoint / _BEST).items()}
+    return Progress(state["update"], state["history_bytes"], evaluations, State.parse(state["alarms"]), best)
 
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

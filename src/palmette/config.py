@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
 
 from palmette.errors import ConfigError
 from palmette.types import SPLITS
@@ -26,7 +27,8 @@ class TrunkConfig(Settings):
     name: str = Field(
         "all-minilm-l6-v2",
         min_length=1,
-        description="A hub id, a folder with config.json, or all-minilm-l6-v2 (weights that palmette[offline] brings).",
+        description="A hub id, a folder with config.json, the folder of a finished run (its trained trunk is the "
+        "start), or all-minilm-l6-v2 (weights that palmette[offline] brings).",
     )
     layers: int | None = Field(None, ge=1, description="Keep only the first k layers of a deeper encoder.")
     casing: bool | None = Field(
@@ -37,6 +39,15 @@ class TrunkConfig(Settings):
     max_length: int | None = Field(
         None, ge=16, description="Longest input in subwords; longer texts are windowed. Default: what the trunk takes."
     )
+    frozen: bool = Field(
+        False, description="Train the heads only: the trunk stays as it is (feature extraction), without dropout."
+    )
+
+    @model_validator(mode="after")
+    def _frozen_means_all_of_it(self) -> TrunkConfig:
+        if self.frozen and self.casing:
+            raise ValueError("casing: a new embedding would have to be trained, and the trunk is frozen: leave it out")
+        return self
 
 
 class TaskConfig(Settings):
@@ -48,6 +59,13 @@ class TaskConfig(Settings):
         None, description="How spans are written as tags (sequence_labeling). Without it tags are plain."
     )
     weight: float = Field(1.0, gt=0, description="Static weight of the task's loss.")
+    train_fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Train on this share of the task's training examples, chosen by their words alone: "
+        "a smaller share is part of a larger one.",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Settings of a kind from another package.")
 
 
@@ -85,6 +103,10 @@ class LabelField(Settings):
     )
 
 
+Files: TypeAlias = Annotated[
+    Annotated[str, Tag("<name>")] | Annotated[list[str], Field(min_length=1), Tag("<list>")],
+    _one_of("a file or a list of files"),
+]
 SplitFiles: TypeAlias = Annotated[
     Annotated[str, Tag("<name>")]
     | Annotated[list[str], Field(min_length=1), Tag("<list>")]
@@ -101,7 +123,7 @@ class SourceConfig(Settings):
     """What every source says, whatever its format."""
 
     name: str | None = Field(None, description="Short name in reports. Default: made from the first file's path.")
-    train: SplitFiles | None = Field(None, description="File, or several files.")
+    train: Files | None = Field(None, description="File, or several files.")
     dev: SplitFiles | None = Field(None, description="File, several files, or a cut of train.")
     test: SplitFiles | None = Field(None, description="File, several files, or a cut of train.")
     labels: dict[str, LabelSpec] = Field(min_length=1, description="Task name to where its label stands.")
@@ -111,8 +133,6 @@ class SourceConfig(Settings):
     @model_validator(mode="after")
     def _cuts_need_train(self) -> SourceConfig:
         cut = [split for split in SPLITS if isinstance(getattr(self, split), Cut)]
-        if "train" in cut:
-            raise ValueError("train cannot be a cut: name its files")
         if cut and self.train is None:
             raise ValueError(f"{cut[0]} is cut from train, but the source has no train")
         if not any(getattr(self, split) for split in SPLITS):
@@ -227,6 +247,12 @@ class TrainingConfig(Settings):
     )
     patience: int | None = Field(None, ge=1, description="Stop after this many evaluations without a better model.")
     seed: int = Field(13, ge=0, description="Seed of initial heads, order, dropout.")
+    probes: int = Field(
+        0,
+        ge=0,
+        description="How often to measure, evenly over the run, how the tasks' gradients on the trunk agree; "
+        "8 cost less than a tenth of the training.",
+    )
 
 
 class MixingConfig(Settings):
@@ -255,6 +281,30 @@ class BalancingConfig(Settings):
     kind: Literal["equal"] = Field("equal", description="Static weights (tasks.*.weight), 1 by default.")
 
 
+class _Places:
+    """Where a configuration was written: its file, and the lines of its keys."""
+
+    def __init__(self, path: Path | None = None, node: yaml.Node | None = None, overrides: Sequence[str] = ()) -> None:
+        self.path = path
+        self.node = node
+        self.overrides = overrides
+
+    def __eq__(self, other: object) -> bool:
+        """Two configurations that say the same are equal, wherever each was written."""
+        return isinstance(other, _Places)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def where(self, location: tuple[str | int, ...]) -> str:
+        """`file:line: key.path` of a key, or the override that set it."""
+        keys, line = _locate(self.node, location)
+        place = re.sub(r"\[(\d+)\]", r".\1", keys) + "."
+        setter = next((o for o in reversed(self.overrides) if place.startswith(o.partition("=")[0] + ".")), None)
+        where = f"{self.path}:{line}: " if self.path is not None else ""
+        where = f"--set {setter}: " if setter is not None else where
+        return f"{where}{keys or 'config'}"
+
+
 class Config(Settings):
     """A run: tasks, where their labels come from, and how one model learns them."""
 
@@ -266,9 +316,19 @@ class Config(Settings):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     mixing: MixingConfig = Field(default_factory=MixingConfig)
     balancing: BalancingConfig = Field(default_factory=BalancingConfig)
+    baseline: dict[str, float] = Field(
+        default_factory=dict,
+        description="Dev values of tasks' metrics, e.g. of single-task runs: an alarm tells of a task that is below.",
+    )
     withhold_leaks: bool = Field(
         True, description="Keep texts of one source's train that are in another source's test out of training."
     )
+
+    _places: _Places = PrivateAttr(default_factory=_Places)
+
+    def where(self, *location: str | int) -> str:
+        """Where a key stands, for messages: `tasks.yaml:7: tasks.ner.metric`; the key path alone if built in Python."""
+        return self._places.where(location)
 
     @model_validator(mode="before")
     @classmethod
@@ -292,6 +352,10 @@ class Config(Settings):
                 raise _located(("tasks", task), "no source labels it")
         for task in sorted(self.mixing.weights.keys() ^ self.tasks.keys()) if self.mixing.weights else ():
             raise _located(("mixing", "weights"), f"weights must name exactly the tasks; {task!r} is not in both")
+        for task in sorted(self.baseline.keys() - self.tasks.keys()):
+            raise _located(("baseline", task), f"no task {task!r} is declared under tasks")
+        if self.training.probes and self.trunk.frozen:
+            raise _located(("training", "probes"), "a frozen trunk has no gradients to compare")
         if self.training.select not in {"mean_relative", *self.tasks}:
             raise _located(("training", "select"), f"neither mean_relative nor a task: {self.training.select!r}")
         return self
@@ -342,10 +406,13 @@ class Config(Settings):
 
     @classmethod
     def _validate(cls, data: dict[str, Any], path: Path | None, node: yaml.Node | None, overrides: list[str]) -> Config:
+        places = _Places(path, node, overrides)
         try:
-            return cls.model_validate(data)
+            config = cls.model_validate(data)
         except ValidationError as error:
-            raise ConfigError(_explain(error, path, node, overrides)) from error
+            raise ConfigError(_explain(error, places)) from error
+        config._places = places  # noqa: SLF001 - its own class
+        return config
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -377,7 +444,7 @@ def _located(location: tuple[str | int, ...], message: str) -> _LocatedError:
     return _LocatedError(location, message)
 
 
-def _explain(error: ValidationError, path: Path | None, node: yaml.Node | None, overrides: list[str]) -> str:
+def _explain(error: ValidationError, places: _Places) -> str:
     """One line for each problem: file:line (or the override), key path, what is wrong, what was found."""
     lines = []
     for problem in error.errors(include_url=False):
@@ -386,7 +453,6 @@ def _explain(error: ValidationError, path: Path | None, node: yaml.Node | None, 
         cause = problem.get("ctx", {}).get("error")
         if isinstance(cause, _LocatedError):
             location = cause.location
-        keys, line = _locate(node, location)
         if problem["type"] == "extra_forbidden":
             message = "unknown key"
         elif problem["type"] == "missing":
@@ -397,11 +463,7 @@ def _explain(error: ValidationError, path: Path | None, node: yaml.Node | None, 
             message = f"expected a mapping, found {problem['input']!r}"
         elif not isinstance(problem["input"], dict | list):
             message = f"{message}; found {problem['input']!r}"
-        place = re.sub(r"\[(\d+)\]", r".\1", keys) + "."
-        setter = next((o for o in reversed(overrides) if place.startswith(o.partition("=")[0] + ".")), None)
-        where = f"{path}:{line}: " if path is not None else ""
-        where = f"--set {setter}: " if setter is not None else where
-        lines.append(f"{where}{keys or 'config'}: {message}")
+        lines.append(f"{places.where(location)}: {message}")
     return "\n".join(dict.fromkeys(lines))
 
 
@@ -502,7 +564,8 @@ def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
                 ]
     trunk = data.get("trunk")
     name = trunk.get("name") if isinstance(trunk, dict) else trunk
-    if isinstance(name, str) and (folder / name / "config.json").exists():
+    # config.json: a folder of transformers; config.yaml: a run.
+    if isinstance(name, str) and any((folder / name / file).exists() for file in ("config.json", "config.yaml")):
         data["trunk"] = (trunk if isinstance(trunk, dict) else {}) | {"name": str(folder / name)}
 
 

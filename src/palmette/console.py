@@ -77,6 +77,10 @@ class LiveTable:
             self.console.print(f"epoch {event['epoch']}  dev: {shown}" if shown else f"epoch {event['epoch']}")
         elif event["event"] == "epoch":
             self.console.print(epoch_line(event))
+        elif event["event"] == "alarm":
+            self.console.print(alarm_line(event), style="green" if event["over"] else "bold red")
+        elif event["event"] == "unwatched":
+            self.console.print(f"note: no alarms for {event['task']}: {event['reason']}", style="yellow", markup=False)
         elif event["event"] == "selected":
             self.console.print(f"kept the model of update {event['update']} (rule: {event['rule']})")
         self.live.update(self._view())
@@ -102,6 +106,18 @@ def epoch_line(event: Mapping[str, Any]) -> str:
         ]
         parts.append(f"{task} {counts['draws']} drawn" + (f" ({', '.join(extra)})" if extra else ""))
     return f"epoch {event['epoch']}  {', '.join(parts)}; padding {event['padding']:.1%}"
+
+
+def alarm_line(event: Mapping[str, Any]) -> str:
+    """An alarm that begins or ends, in a sentence."""
+    own = event["kind"] == "below_own_best"
+    reference = f"its own best, {event['reference']:.3f}" if own else f"its baseline, {event['reference']:.3f}"
+    value = f"{event['task']} ({event['value']:.3f})"
+    if event["over"]:
+        return f"alarm over: {value} is no longer significantly below {reference}"
+    when = f"of update {event['since']}" if own else f"since update {event['since']}"
+    opposed = f"; the gradients of {', '.join(event['opposed_by'])} oppose it" if event["opposed_by"] else ""
+    return f"alarm: {value} is significantly below {reference}, {when} (p = {event['p']:.2g}){opposed}"
 
 
 def scores_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: Mapping[str, str]) -> Table:
@@ -158,6 +174,35 @@ def slices_table(name: str, slices: Mapping[str, Any], metrics: Mapping[str, str
                 place if number == 0 else "", task, metric, f"{values[metric]:.3f}", f"{values['examples']:,}"
             )
     return table
+
+
+def show_study(console: Console, study: Mapping[str, Any]) -> None:
+    """What a study found: each regime's difference to the task alone, then what to ship."""
+    regimes = [name for name in study["plan"]["regimes"] if name != study["plan"]["baseline_regime"]]
+    table = Table("task", "metric", title="difference to the task alone, in points", title_justify="left")
+    table.add_column("alone", justify="right")
+    for regime in regimes:
+        table.add_column(regime, justify="right")
+    for task, by_regime in study["differences"].items():
+        alone = study["scores"][task][study["plan"]["baseline_regime"]]["mean"]
+        cells = [_difference(by_regime[regime]) for regime in regimes]
+        table.add_row(task, study["tasks"][task]["metric"], "failed" if alone is None else f"{100 * alone:.2f}", *cells)
+    console.print(table)
+    recommendation = study["recommendation"]
+    if recommendation:
+        console.print(recommendation["sentence"], style="bold", markup=False)
+        for task, entry in recommendation["tasks"].items():
+            console.print(f"  {task}: {entry['reason']}", markup=False)
+    failed = [run for found in study["regimes"].values() for run in found["runs"] if run["state"] == "failed"]
+    for run in failed:
+        console.print(f"failed: {run['model']}, seed {run['seed']}: {run['error']}", style="red", markup=False)
+
+
+def _difference(found: Mapping[str, Any]) -> str:
+    if "difference" not in found:
+        return str(found["verdict"])
+    low, high = 100 * found["low"], 100 * found["high"]
+    return f"{100 * found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]\n{found['verdict']}"
 
 
 def show_prediction(console: Console, answer: Mapping[str, Any]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class SplitReport:
     fused: int = 0
     contradictory: int = 0
     withheld: dict[str, int] = field(default_factory=dict)  # by source: leaks into another source's test
+    reduced: dict[str, int] = field(default_factory=dict)  # by task: examples that train_fraction leaves out
     unlabelled: dict[str, int] = field(default_factory=dict)  # by source: records without any label
     missing: dict[str, list[str]] = field(default_factory=dict)  # by source: tasks that none of its records labels
     repaired: dict[str, int] = field(default_factory=dict)  # by task: invalid span tags
@@ -59,6 +61,11 @@ class Corpus:
             found += [
                 f"{source}: {count} training examples withheld, they are in another source's test"
                 for source, count in report.withheld.items()
+            ]
+            found += [
+                f"{task}: train_fraction leaves {count} of its {count + report.labelled.get(task, 0)} training "
+                "examples out"
+                for task, count in report.reduced.items()
             ]
             found += [
                 f"{source}: {count} records of {split} have no label and are left out"
@@ -156,7 +163,7 @@ def read_sources(config: Config, *, strict: bool = False, fields: frozenset[str]
 
 
 def assemble(config: Config, sources: Sources, *, fitted: Mapping[str, AnyKind] | None = None) -> Corpus:
-    """Keep leaks out of training, fuse, fit the kinds.
+    """Keep leaks out of training, fuse, reduce tasks to their `train_fraction`, fit the kinds.
 
     Args:
         config: the run.
@@ -172,10 +179,13 @@ def assemble(config: Config, sources: Sources, *, fitted: Mapping[str, AnyKind] 
     splits: dict[Split, list[Example]] = {}
     for split in SPLITS:
         fused = fuse([by_split.get(split, []) for by_split in kept.values()])
-        splits[split] = fused.examples
-        report = reports[split]
-        report.examples, report.fused, report.contradictory = len(fused.examples), fused.fused, fused.contradictory
-        report.labelled = dict(Counter(task for example in fused.examples for task in example.labels))
+        report, examples = reports[split], fused.examples
+        if split == "train":
+            examples, report.reduced = _reduce(examples, config)
+        splits[split] = examples
+        report.examples, report.contradictory = len(examples), fused.contradictory
+        report.fused = sum(len(example.sources) > 1 for example in examples)
+        report.labelled = dict(Counter(task for example in examples for task in example.labels))
     kinds = dict(fitted) if fitted is not None else _fit(config, task_kinds(config), splits["train"])
     for split in ("dev", "test"):
         for task, kind in kinds.items():
@@ -188,6 +198,38 @@ def assemble(config: Config, sources: Sources, *, fitted: Mapping[str, AnyKind] 
                 reports[split].unseen[task] = dict(unseen)
     licences = {name: s.license for name, s in zip(source_names(config.sources), config.sources, strict=True)}
     return Corpus(splits, kinds, reports, leakage.overlaps, licences)
+
+
+def _reduce(examples: list[Example], config: Config) -> tuple[list[Example], dict[str, int]]:
+    """Take a task's label from the examples that its `train_fraction` leaves out; one without any label left goes.
+
+    Returns:
+        The examples, and how many lost the label of each task.
+    """
+    reduced: dict[str, int] = {}
+    for task, declared in config.tasks.items():
+        if declared.train_fraction == 1:
+            continue
+        labelled = [number for number, example in enumerate(examples) if task in example.labels]
+        # The same order whatever the seed, the other tasks and the fraction, so that regimes train on the same texts
+        # and a curve's smaller sets are parts of its larger ones. Repetitions of a text keep their order.
+        labelled.sort(key=lambda number: _digest(examples[number]))
+        left_out = set(labelled[max(1, round(declared.train_fraction * len(labelled))) :])
+        if left_out:
+            reduced[task] = len(left_out)
+            examples = [
+                replace(example, labels={t: label for t, label in example.labels.items() if t != task})
+                if number in left_out
+                else example
+                for number, example in enumerate(examples)
+            ]
+    return [example for example in examples if example.labels], reduced
+
+
+def _digest(example: Example) -> bytes:
+    """A number that depends on the example's words alone, as bytes."""
+    words = "\x1e".join("\x1f".join(words) for words in example.key)
+    return hashlib.sha256(words.encode(errors="surrogatepass")).digest()
 
 
 def _fit(config: Config, classes: dict[str, type[AnyKind]], train: Sequence[Example]) -> dict[str, AnyKind]:

@@ -19,6 +19,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from palmette import balancing, checkpoint, evaluation
+from palmette.alarms import Alarms
 from palmette.batching import Batch, Dataset, collate, padding_share, plan_updates, split_update
 from palmette.checkpoint import Progress, RunFolder
 from palmette.config import Config, TrainingConfig
@@ -29,8 +30,10 @@ from palmette.mixing import Mixing
 from palmette.model import Model, autocast, pad_id, run, to_tensors, torch_engine
 from palmette.precision import choose_precision
 from palmette.predictor import Predictor
+from palmette.probes import Probes, marks
 from palmette.text import Row, TextEncoder
 from palmette.trunk import load_pretrained, save_architecture
+from palmette.types import SPLITS, Example, Prediction, Split
 
 _LOG_EVERY = 20  # updates between lines in history.jsonl
 
@@ -67,6 +70,7 @@ def train(
     strict: bool = False,
     corpus: Corpus | None = None,
     listeners: Sequence[Listener] = (),
+    splits: Sequence[Split] = ("dev", "test"),
 ) -> Outcome:
     """Train one model on all tasks and write the run folder.
 
@@ -78,11 +82,15 @@ def train(
         strict: see `load_corpus`.
         corpus: already loaded data of this configuration.
         listeners: told of every event.
+        splits: which of train, dev and test the selected model is measured on at the end. A trial of a study leaves
+            test out, so that nothing is chosen by it.
 
     Raises:
-        RunError: `out` holds a run, or one of another configuration.
+        RunError: `out` holds a run, or one of another configuration; a split is unknown.
         ConfigError, ReadError: see `load_corpus`.
     """
+    if unknown := set(splits) - set(SPLITS):
+        raise RunError(f"splits: {min(unknown)!r} is not one of {', '.join(SPLITS)}")
     # A process may hold a part of an update in which a task has no example.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     # Accelerate joins processes without a GPU only if it is told to; else each would train alone, in one folder.
@@ -108,7 +116,7 @@ def train(
         save_architecture(trunk, encoder, folder.path)
         checkpoint.write_labels(corpus.kinds, folder)
         checkpoint.write_atomically(folder.data, json.dumps(corpus.summary(), indent=2, ensure_ascii=False) + "\n")
-    loop = Loop(config, corpus, model, encoder, folder, accelerator, listeners)
+    loop = Loop(config, corpus, model, encoder, folder, accelerator, listeners, splits)
     return loop.run(resume=resume)
 
 
@@ -149,9 +157,11 @@ def rate_factor(config: TrainingConfig, update: int, total: int) -> float:
 
 
 def parameter_groups(model: Model, config: TrainingConfig) -> list[dict[str, Any]]:
-    """Trunk and heads with their own rates; biases, norms and the new casing embedding do not decay."""
+    """Trunk (unless frozen) and heads with their own rates; biases, norms and the casing embedding do not decay."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         new = name.startswith(("heads.", "trunk.casing."))
         decays = parameter.ndim > 1 and "casing" not in name
         groups.setdefault((new, decays), []).append(parameter)
@@ -198,7 +208,9 @@ class Loop:
         folder: RunFolder,
         accelerator: Accelerator,
         listeners: Sequence[Listener] = (),
+        splits: Sequence[Split] = ("dev", "test"),
     ) -> None:
+        self.splits = splits
         self.config = config
         self.training = config.training
         self.corpus = corpus
@@ -228,11 +240,18 @@ class Loop:
             language=config.language,
         )
         self.evaluations: list[tuple[int, dict[str, float]]] = []
+        self.alarms = Alarms(
+            self.kinds,
+            baseline=config.baseline,
+            evaluations=self.training.epochs * self.training.evaluations_per_epoch,
+            seed=self.training.seed,
+        )
         self.units_done = 0.0
 
     def run(self, *, resume: bool) -> Outcome:
-        """Train, select, evaluate the selected model on dev and test."""
+        """Train, select, evaluate the selected model."""
         steps = [step for epoch in range(self.training.epochs) for step in self._plan(epoch)]
+        probe, probed = self._prepare_probes(steps)
         started = time.perf_counter()
         done = self._restore() if resume else 0
         if done == 0:
@@ -245,6 +264,8 @@ class Loop:
             self._step(step.rows, rate_factor(self.training, update - 1, len(steps)), tally)
             if update % _LOG_EVERY == 0 or update == len(steps):
                 tally = self._log(tally, step.epoch, update, len(steps))
+            if update in probed:
+                self._probe(probe, update)
             if step.evaluates:
                 self._evaluate(step.epoch, update)
             if step.ends_epoch:
@@ -323,15 +344,44 @@ class Loop:
         # Processes average their gradients; the loss is a sum over them.
         self.accelerator.backward(balancing.combine(losses, self.weights) * self.accelerator.num_processes)
 
+    def _prepare_probes(self, steps: Sequence[_Step]) -> tuple[Probes | None, frozenset[int]]:
+        """What measures the tasks' gradients (in the first process only), and after which updates."""
+        count = self.training.probes
+        if not count:
+            return None, frozenset()
+        probe = None
+        if self.accelerator.is_main_process:
+            tokens = sum(len(row) for step in steps for row in step.rows)
+            device = self.accelerator.device
+            probe = Probes(self.bare, self.kinds, self.dataset, training=self.training, tokens=tokens, device=device)
+        return probe, marks(count, len(steps))
+
+    def _probe(self, probe: Probes | None, update: int) -> None:
+        if probe is not None:
+            found = probe.measure()
+            self.alarms.probed(found["cosine"])
+            self._write({"event": "probe", "update": update, **found})
+        self.accelerator.wait_for_everyone()
+
     def _evaluate(self, epoch: int, update: int) -> None:
-        scores = self._scores("dev")
+        examples = self.corpus.splits["dev"]
+        answers = self._answers(examples)
+        scores = evaluation.score(examples, answers, self.kinds)
         if self.accelerator.is_main_process:
             checkpoint.save_tensors(self.bare.state_dict(), self.folder.candidate(update))
-        self.evaluations.append((update, evaluation.summarise(scores, self.kinds)))
+        values = evaluation.summarise(scores, self.kinds)
+        self.evaluations.append((update, values))
         self._write({"event": "evaluation", "epoch": epoch + 1, "update": update, "dev": scores})
+        if self.accelerator.is_main_process:
+            for event in self.alarms.look(examples, answers, values, update=update, epoch=epoch + 1):
+                self._write(event)
 
     def _scores(self, split: str) -> evaluation.Scores:
         examples = self.corpus.splits[split]
+        return evaluation.score(examples, self._answers(examples), self.kinds)
+
+    def _answers(self, examples: Sequence[Example]) -> list[dict[str, Prediction]]:
+        """Predictions for the tasks that each example is labelled for, shared out among the processes."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.bare.eval()
         own = self.predictor.answer_labelled(examples[rank::processes])
@@ -339,7 +389,7 @@ class Loop:
         answers: list[Any] = [None] * len(examples)
         for number, share in enumerate(gather_object([own])):
             answers[number::processes] = share
-        return evaluation.score(examples, answers, self.kinds)
+        return answers
 
     def _exhausted(self) -> bool:
         """Whether the best evaluation is `patience` evaluations old."""
@@ -368,8 +418,15 @@ class Loop:
                     for n, example in zip(labelled, encoded, strict=True)
                 ),
             }
-        padding = round(padding_share(updates), 4)
-        self._write({"event": "epoch", "epoch": epoch + 1, "tasks": tasks, "padding": padding})
+        self._write(
+            {
+                "event": "epoch",
+                "epoch": epoch + 1,
+                "tasks": tasks,
+                "wordpieces": sum(len(row) for rows in updates for row in rows),
+                "padding": round(padding_share(updates), 4),
+            }
+        )
 
     def _log(self, tally: _Tally, epoch: int, update: int, total: int) -> _Tally:
         seconds = time.perf_counter() - tally.started
@@ -403,7 +460,7 @@ class Loop:
         history = self.folder.history.stat().st_size if self.accelerator.is_main_process else 0
         checkpoint.save_progress(
             self.folder,
-            Progress(update, history, self.evaluations),
+            Progress(update, history, self.evaluations, self.alarms.state, self.alarms.best),
             self.bare,
             self.optimizer,
             rank=self.accelerator.process_index,
@@ -429,16 +486,17 @@ class Loop:
             processes=self.accelerator.num_processes,
         )
         self.evaluations = progress.evaluations
+        self.alarms.state, self.alarms.best = progress.alarms, dict(progress.best)
         if self.accelerator.is_main_process:
             os.truncate(self.folder.history, progress.history_bytes)
         return progress.update
 
     def _finish(self, seconds: float) -> Outcome:
-        """Select over all evaluations at once, measure dev and test, leave the run folder complete."""
+        """Select over all evaluations at once, measure the splits asked for, leave the run folder complete."""
         selected = _select(self.config, self.evaluations)
         self.accelerator.wait_for_everyone()
         checkpoint.load_weights(self.bare, self.folder.candidate(selected))
-        scores = {split: found for split in ("dev", "test") if (found := self._scores(split))}
+        scores = {split: found for split in self.splits if (found := self._scores(split))}
         self._write({"event": "selected", "update": selected, "rule": self.training.select, **scores})
         if self.accelerator.is_main_process:
             checkpoint.write_atomically(self.folder.metrics, json.dumps(scores, indent=2) + "\n")

@@ -6,12 +6,14 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -59,9 +61,11 @@ class Trunk(nn.Module):
         encoder: a transformers model that gives `last_hidden_state`.
         casing: add a learned embedding of each word's casing (`text.CASINGS`) to the input. It begins at zero, so
             that training starts from exactly the pretrained encoder.
+        frozen: nothing of it is trained. It then always computes as in evaluation (no dropout) and keeps nothing for
+            a backward pass.
     """
 
-    def __init__(self, encoder: Any, *, casing: bool) -> None:
+    def __init__(self, encoder: Any, *, casing: bool, frozen: bool = False) -> None:
         super().__init__()
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None  # heads do their own pooling; unused weights would be trained and shipped
@@ -72,14 +76,26 @@ class Trunk(nn.Module):
             nn.init.zeros_(self.casing.weight)
         takes = inspect.signature(encoder.forward).parameters
         self._takes_types = "token_type_ids" in takes and getattr(encoder.config, "type_vocab_size", 0) > 1
+        self.frozen = frozen
+        if frozen:
+            self.requires_grad_(requires_grad=False)
+            self.eval()
 
     @property
     def width(self) -> int:
         """Size of a hidden vector."""
         return int(self.encoder.config.hidden_size)
 
+    def train(self, mode: bool = True) -> Trunk:
+        """Switch dropout on or off; a frozen trunk has it off, whatever is asked for."""
+        return super().train(mode and not self.frozen)
+
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Encode [rows, tokens] -> [rows, tokens, width]."""
+        with torch.no_grad() if self.frozen else nullcontext():
+            return self._encode(inputs)
+
+    def _encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         arguments: dict[str, Tensor] = {"attention_mask": inputs["attention_mask"]}
         if self._takes_types:
             arguments["token_type_ids"] = inputs["token_type_ids"]
@@ -131,6 +147,8 @@ def load_text_encoder(config: TrunkConfig) -> TextEncoder:
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    if _is_run(config.name):
+        return _run_encoder(config)[0]
     place = locate(config.name)
     try:
         settings = AutoConfig.from_pretrained(place)
@@ -144,12 +162,18 @@ def load_text_encoder(config: TrunkConfig) -> TextEncoder:
 def load_pretrained(config: TrunkConfig, *, device: str = "cpu") -> tuple[Trunk, TextEncoder]:
     """The pretrained trunk of a configuration and the encoder of its texts.
 
+    The trunk of a run comes with its casing embedding, both as they were trained (intermediate-task transfer: Phang,
+    Févry & Bowman 2018, "Sentence Encoders on STILTs"; Pruksachatkun et al. 2020, ACL).
+
     Raises:
-        ConfigError: it cannot be loaded, or has fewer layers than asked for.
+        ConfigError: it cannot be loaded, has fewer layers than asked for, or is of a run that has not finished or
+            has another number of layers or casing than asked for.
         MissingExtraError: the offline weights are not installed.
     """
     from transformers import AutoConfig, AutoModel
 
+    if _is_run(config.name):
+        return _load_run(config, device)
     text_encoder = load_text_encoder(config)
     place = locate(config.name)
     try:
@@ -169,8 +193,51 @@ def load_pretrained(config: TrunkConfig, *, device: str = "cpu") -> tuple[Trunk,
     missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ConfigError(f"trunk: {config.name} lacks weights of its encoder: {', '.join(missing[:5])}")
-    casing = text_encoder.lowercases if config.casing is None else config.casing
-    return Trunk(encoder.float(), casing=casing), text_encoder
+    casing = text_encoder.lowercases and not config.frozen if config.casing is None else config.casing
+    return Trunk(encoder.float(), casing=casing, frozen=config.frozen), text_encoder
+
+
+def _is_run(name: str) -> bool:
+    """Whether a trunk's name is a run folder; one of transformers has config.json."""
+    folder = Path(name)
+    return (folder / "config.yaml").is_file() and not (folder / "config.json").exists()
+
+
+def _run_encoder(config: TrunkConfig) -> tuple[TextEncoder, dict[str, Any]]:
+    """The encoder of a finished run's texts, and the description of its trunk.
+
+    Raises:
+        ConfigError: the run has not finished, or the description is damaged or another than asked for.
+    """
+    folder = Path(config.name)
+    if not (folder / "model.safetensors").exists():
+        raise ConfigError(f"trunk: {folder} is a run that has not finished: palmette train … --out {folder} --resume")
+    try:
+        described = json.loads((folder / "trunk.json").read_text(encoding="utf-8"))
+        settings = _settings(described)
+        tokenizer = _read_tokenizer(folder / "tokenizer.json")
+        layers, casing, longest = settings.num_hidden_layers, described["casing"], described["max_length"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"trunk: the run {folder} is damaged: {error}") from error
+    for key, wanted, found in (("layers", config.layers, layers), ("casing", config.casing, casing)):
+        if wanted not in (None, found):
+            raise ConfigError(f"trunk.{key}: the run {folder} was trained with {found}: leave the setting out")
+    if config.max_length is not None:
+        longest = _longest(config, settings)
+    return TextEncoder(tokenizer, max_length=longest), described
+
+
+def _load_run(config: TrunkConfig, device: str) -> tuple[Trunk, TextEncoder]:
+    """The trained trunk of a finished run; its heads stay behind."""
+    folder = Path(config.name)
+    encoder, described = _run_encoder(config)
+    trunk = _build(described, device=device, frozen=config.frozen)
+    try:
+        weights = load_file(folder / "model.safetensors")
+        trunk.load_state_dict({n.removeprefix("trunk."): t for n, t in weights.items() if n.startswith("trunk.")})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ConfigError(f"trunk: the run {folder} is damaged: {error}") from error
+    return trunk, encoder
 
 
 def _longest(config: TrunkConfig, settings: Any) -> int:
@@ -200,12 +267,23 @@ def save_architecture(trunk: Trunk, encoder: TextEncoder, folder: Path) -> None:
 
 def load_architecture(folder: Path, *, device: str = "cpu") -> tuple[Trunk, TextEncoder]:
     """The trunk of a run folder, its weights still to be loaded, and the encoder of its texts."""
-    from transformers import AutoConfig, AutoModel
+    described = json.loads((folder / "trunk.json").read_text(encoding="utf-8"))
+    text_encoder = TextEncoder(_read_tokenizer(folder / "tokenizer.json"), max_length=described["max_length"])
+    return _build(described, device=device), text_encoder
 
-    settings = json.loads((folder / "trunk.json").read_text(encoding="utf-8"))
-    described = dict(settings["encoder"])
-    config = AutoConfig.for_model(described.pop("model_type"), **described)
-    encoder = AutoModel.from_config(config, attn_implementation=attention_for(device))
-    text_encoder = TextEncoder(_read_tokenizer(folder / "tokenizer.json"), max_length=settings["max_length"])
+
+def _settings(described: Mapping[str, Any]) -> Any:
+    """The encoder's configuration in `trunk.json`, as transformers has it."""
+    from transformers import AutoConfig
+
+    rest = dict(described["encoder"])
+    return AutoConfig.for_model(rest.pop("model_type"), **rest)
+
+
+def _build(described: Mapping[str, Any], *, device: str, frozen: bool = False) -> Trunk:
+    """A trunk as `trunk.json` describes it, with random weights."""
+    from transformers import AutoModel
+
+    encoder = AutoModel.from_config(_settings(described), attn_implementation=attention_for(device))
     # The description may name the format of the published weights (bf16); a run's own are fp32.
-    return Trunk(encoder.float(), casing=settings["casing"]), text_encoder
+    return Trunk(encoder.float(), casing=described["casing"], frozen=frozen)

@@ -52,9 +52,10 @@ def task_kinds(config: Config) -> dict[str, type[AnyKind]]:
     for task, declared in config.tasks.items():
         try:
             kinds[task] = find_kind(declared.kind)
+            kinds[task].check(declared)
         except ConfigError as error:
-            raise ConfigError(f"tasks.{task}.{error}") from error
-        kinds[task].check(task, declared)
+            key, _, message = str(error).partition(": ")
+            raise ConfigError(f"{config.where('tasks', task, *key.split('.'))}: {message}") from error
     return kinds
 
 

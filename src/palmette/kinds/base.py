@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from palmette import sums
 from palmette.config import TaskConfig
 from palmette.errors import ConfigError
 from palmette.text import Encoded, Row
@@ -51,13 +52,17 @@ class Kind(ABC, Generic[L]):
         self.state = dict(state)
 
     @classmethod
-    def check(cls, task: str, config: TaskConfig) -> None:
-        """Refuse a declaration that this kind cannot follow (ConfigError)."""
+    def check(cls, config: TaskConfig) -> None:
+        """Refuse a declaration that this kind cannot follow.
+
+        Raises:
+            ConfigError: `key: what is wrong with it`; the caller adds where the task is declared.
+        """
         for setting in ("scheme", "options"):
             if getattr(config, setting) and setting not in cls.settings:
-                raise ConfigError(f"tasks.{task}.{setting}: {config.kind} has no such setting")
+                raise ConfigError(f"{setting}: {config.kind} has no such setting")
         if config.metric is not None and config.metric not in cls.metrics:
-            raise ConfigError(f"tasks.{task}.metric: {config.metric!r} is not one of {', '.join(cls.metrics)}")
+            raise ConfigError(f"metric: {config.metric!r} is not one of {', '.join(cls.metrics)}")
 
     @property
     def metric(self) -> str:
@@ -141,6 +146,30 @@ class Kind(ABC, Generic[L]):
     @abstractmethod
     def score(self, gold: Sequence[L], predicted: Sequence[L]) -> dict[str, float]:
         """Every metric of the kind, by name."""
+
+    def parts(self, gold: Sequence[L], predicted: Sequence[L]) -> NDArray[np.float64]:
+        """What each example adds to `metric`: [examples, parts], for `combine`.
+
+        Models can be compared on parts of the same kind object, or of one with the same labels: labels may be columns.
+        Unless overridden, an example's own score, of which the metric must then be the mean.
+
+        Raises:
+            ConfigError: the metric is no mean over examples; the kind must implement `parts` and `combine`.
+        """
+        found = [self.score([wanted], [answer])[self.metric] for wanted, answer in zip(gold, predicted, strict=True)]
+        if found and not abs(self.score(gold, predicted)[self.metric] - float(np.mean(found))) <= 1e-9:
+            raise ConfigError(
+                f"tasks.{self.task}.metric: {self.metric} of {self.config.kind} is not the mean of its examples' "
+                f"scores: implement `parts` and `combine` in {type(self).__name__}, or choose another metric"
+            )
+        return sums.means(found)
+
+    def combine(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sums of `parts` over any examples [..., parts] -> `metric` on them [...].
+
+        Over all examples at once it is `score(...)[metric]`, up to rounding.
+        """
+        return sums.ratio(totals)
 
     def items(self, label: L) -> set[tuple[object, str]]:
         """(place, label) pairs for scores per label; empty where the kind has no labels."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from palmette import metrics
+from palmette import metrics, sums
 from palmette.config import TaskConfig
 from palmette.kinds.base import Array, Kind, LabelError, RawLabel, share
 from palmette.text import Encoded, Row
@@ -101,6 +102,10 @@ class ExtractiveQA(Kind[Answers]):
     def score(self, gold: Sequence[Answers], predicted: Sequence[Answers]) -> dict[str, float]:
         scores = metrics.squad(gold, predicted)
         return {"f1": scores["f1"], "exact_match": scores["exact_match"]}
+
+    def parts(self, gold: Sequence[Answers], predicted: Sequence[Answers]) -> NDArray[np.float64]:
+        pairs = zip(gold, predicted, strict=True)
+        return sums.means([metrics.squad([wanted], [found])[self.metric] for wanted, found in pairs])
 
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         answers: Any = prediction.label

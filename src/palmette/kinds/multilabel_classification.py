@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from palmette import metrics
+from palmette import metrics, sums
 from palmette.config import TaskConfig
 from palmette.kinds.base import Array, Kind, LabelError, RawLabel, expect_strings, label_set, share
 from palmette.text import Row
@@ -60,7 +62,10 @@ class MultilabelClassification(Kind[frozenset[str]]):
         losses = binary_cross_entropy_with_logits(
             outputs.float(), targets["target"], reduction="none"
         )  # [texts, labels]
-        return (losses.sum(-1) * targets["weight"]).sum()
+        # As large at the start as the loss of one class among as many, log(labels): a sum drowned the other tasks of a
+        # mix, a mean let the set itself learn too slowly (LOG.md, 2026-11-23).
+        scale = math.log2(max(len(self.labels), 2))
+        return (losses.mean(-1) * scale * targets["weight"]).sum()
 
     def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
         logits = np.concatenate([outputs for _, outputs in windows]).mean(axis=0).astype(np.float64)  # [labels]
@@ -78,6 +83,17 @@ class MultilabelClassification(Kind[frozenset[str]]):
             "macro_f1": sum(scores["f1"] for scores in labels.values()) / max(len(labels), 1),
             "subset_accuracy": sum(g == p for g, p in zip(gold, predicted, strict=True)) / len(gold),
         }
+
+    def parts(self, gold: Sequence[frozenset[str]], predicted: Sequence[frozenset[str]]) -> NDArray[np.float64]:
+        if self.metric == "subset_accuracy":
+            return sums.equal(gold, predicted)
+        if self.metric == "micro_f1":
+            return sums.sets(gold, predicted)
+        pairs = zip(gold, predicted, strict=True)
+        return sums.by_class([(wanted & found, found, wanted) for wanted, found in pairs], self.labels)
+
+    def combine(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        return {"micro_f1": sums.f1, "macro_f1": sums.macro_f1, "subset_accuracy": sums.ratio}[self.metric](totals)
 
     def items(self, label: frozenset[str]) -> set[tuple[object, str]]:
         return {("text", member) for member in label}

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from palmette import metrics
+from palmette import metrics, sums
 from palmette.config import TaskConfig
 from palmette.errors import ConfigError
 from palmette.kinds.base import Array, Kind, LabelError, RawLabel, share
@@ -26,10 +27,10 @@ class Regression(Kind[float]):
     metrics: ClassVar = ("pearson", "spearman", "mse")
 
     @classmethod
-    def check(cls, task: str, config: TaskConfig) -> None:
-        super().check(task, config)
+    def check(cls, config: TaskConfig) -> None:
+        super().check(config)
         if config.metric == "mse":  # it is reported, but the metric that stands for a task grows as the model improves
-            raise ConfigError(f"tasks.{task}.metric: mse falls as a model improves; choose pearson or spearman")
+            raise ConfigError("metric: mse falls as a model improves; choose pearson or spearman")
 
     @classmethod
     def parse(cls, raw: RawLabel, config: TaskConfig, example: Example) -> float:
@@ -71,6 +72,21 @@ class Regression(Kind[float]):
             "spearman": metrics.spearman(gold, predicted),
             "mse": float(np.square(errors).mean()),
         }
+
+    def parts(self, gold: Sequence[float], predicted: Sequence[float]) -> NDArray[np.float64]:
+        """For Spearman, moments of the ranks among all these examples.
+
+        On all of them `combine` is exact; on some of them it is Pearson's correlation of ranks that were not ranked
+        anew: an approximation that differs only in how the drawn examples fill the scale.
+        """
+        if self.metric == "pearson":
+            return sums.moments(gold, predicted)
+        from scipy.stats import rankdata
+
+        return sums.moments(*(rankdata(np.asarray(side, dtype=np.float64)) for side in (gold, predicted)))
+
+    def combine(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        return sums.pearson(totals)
 
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         return {"value": round(float(prediction.label), 4)}  # type: ignore[arg-type]

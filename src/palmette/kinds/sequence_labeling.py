@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from palmette import metrics
+from palmette import metrics, sums
 from palmette.config import TaskConfig
 from palmette.errors import ConfigError
 from palmette.kinds.base import Array, Kind, LabelError, RawLabel, expect_strings, label_set, softmax
@@ -126,10 +127,12 @@ class SequenceLabeling(Kind[Tags]):
         self._transitions = allowed_transitions(self.labels) if config.scheme else None
 
     @classmethod
-    def check(cls, task: str, config: TaskConfig) -> None:
-        super().check(task, config)
+    def check(cls, config: TaskConfig) -> None:
+        super().check(config)
         if config.metric == "span_f1" and config.scheme is None:
-            raise ConfigError(f"tasks.{task}.scheme: span_f1 needs the scheme of the tags (iob1, iob2 or iobes)")
+            raise ConfigError("scheme: span_f1 needs the scheme of the tags (iob1, iob2 or iobes)")
+        if config.metric == "macro_f1" and config.scheme is not None:
+            raise ConfigError("metric: macro_f1 is of plain tags; with a scheme, choose span_f1 or accuracy")
 
     @property
     def metric(self) -> str:
@@ -209,6 +212,20 @@ class SequenceLabeling(Kind[Tags]):
             return scores | {"macro_f1": metrics.macro_f1(flat_gold, flat_predicted)}
         found = metrics.sets_f1([read_spans(t, "iob2") for t in gold], [read_spans(t, "iob2") for t in predicted])
         return {"span_f1": found.pop("f1"), **found, **scores}
+
+    def parts(self, gold: Sequence[Tags], predicted: Sequence[Tags]) -> NDArray[np.float64]:
+        if self.metric == "span_f1":
+            return sums.sets([read_spans(t, "iob2") for t in gold], [read_spans(t, "iob2") for t in predicted])
+        pairs = [
+            ([wanted for wanted, answer in zip(tags, answers, strict=True) if wanted == answer], answers, tags)
+            for tags, answers in zip(gold, predicted, strict=True)
+        ]
+        if self.metric == "accuracy":
+            return np.array([(len(correct), len(tags)) for correct, _, tags in pairs], dtype=np.float64).reshape(-1, 2)
+        return sums.by_class(pairs, self.labels)
+
+    def combine(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        return {"accuracy": sums.ratio, "span_f1": sums.f1, "macro_f1": sums.macro_f1}[self.metric](totals)
 
     def items(self, label: Tags) -> set[tuple[object, str]]:
         if self.config.scheme is None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from palmette import metrics
+from palmette import metrics, sums
 from palmette.config import TaskConfig
 from palmette.kinds.base import Array, Kind, LabelError, RawLabel, expect_string, label_set, share, softmax
 from palmette.text import Row
@@ -67,6 +68,15 @@ class TextClassification(Kind[str]):
             "macro_f1": metrics.macro_f1(gold, predicted),
             "mcc": metrics.mcc(gold, predicted),
         }
+
+    def parts(self, gold: Sequence[str], predicted: Sequence[str]) -> NDArray[np.float64]:
+        if self.metric == "accuracy":
+            return sums.equal(gold, predicted)
+        pairs = zip(gold, predicted, strict=True)
+        return sums.by_class([({wanted} & {found}, {found}, {wanted}) for wanted, found in pairs], self.labels)
+
+    def combine(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        return {"accuracy": sums.ratio, "macro_f1": sums.macro_f1, "mcc": sums.mcc}[self.metric](totals)
 
     def items(self, label: str) -> set[tuple[object, str]]:
         return {("text", label)}
