@@ -37,6 +37,37 @@ def train(config: Config | dict[str, Any] | str | Path, out: str | Path, **optio
     return Run.load(out)
 
 
+def compare(
+    config: Config | dict[str, Any] | str | Path, out: str | Path, *, jobs: int = 1, **settings: Any
+) -> dict[str, Any]:
+    """Compare ways of training over the same tasks, as `palmette compare` does.
+
+    Args:
+        config: a `Config`, the same as a mapping, or a YAML file.
+        out: the study's folder: new, to be continued, or to be extended.
+        jobs: runs at once, each in a process of its own.
+        **settings: of `palmette.study.plan.Plan`: regimes, designs, seeds, trials, examples, support, curve,
+            curve_task, probes, level.
+
+    Returns:
+        What `study.json` holds: scores, differences with intervals, verdicts, transfer; `report.html` shows it.
+
+    Raises:
+        ConfigError, ReadError, RunError: what is wrong, and where.
+    """
+    from palmette.config import Config
+    from palmette.study.compare import compare as run_study
+    from palmette.study.execute import Processes, cores
+    from palmette.study.plan import Plan
+
+    if isinstance(config, str | Path):
+        config = Config.load(config)
+    elif isinstance(config, dict):
+        config = Config.parse(config)
+    plan = Plan.make(config, **settings)
+    return run_study(config, out, plan=plan, engine=Processes(jobs), threads=max(1, cores() // jobs))
+
+
 def __getattr__(name: str) -> Any:
     """Import `Config` when it is asked for: pydantic would double the time of `palmette --help`."""
     if name == "Config":
@@ -64,6 +95,7 @@ __all__ = [
     "PalmetteError",
     "ReadError",
     "RunError",
+    "compare",
     "load",
     "train",
 ]

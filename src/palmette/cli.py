@@ -149,6 +149,74 @@ def train(config: Path, out: Path, overrides: Sequence[str], *, resume: bool, st
 
 
 @main.command()
+@click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The study: new, continued or extended.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+@click.option("--regimes", help="single_task, multi_task, frozen, sequential (comma-separated). Default: all.")
+@click.option("--design", help="Models of other groups of tasks as well: pairs, leave_one_out.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Models of each kind.  [default: 5]")
+@click.option("--budget", help="trials=4: settings tried for each model; examples=N: most that is drawn of a task.")
+@click.option("--support", metavar="TASK", help="What the sequential regime trains first. Default: all tasks.")
+@click.option("--learning-curve", "curve", metavar="1,4,16,64,100", help="Percentages of one task's training data.")
+@click.option("--curve-task", metavar="TASK", help="Whose. Default: the one with the fewest training examples.")
+@click.option("--probes", type=click.IntRange(min=0), help="Looks at the gradients of a multi-task run.  [default: 8]")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at once.")
+@click.option("--threads", type=click.IntRange(min=1), help="For each run. Default: the cores, shared by the jobs.")
+@click.option("--engine", type=click.Choice(["processes", "ray"]), default="processes", show_default=True)
+@click.option("--strict", is_flag=True, help="Invalid span tags are an error instead of a counted repair.")
+def compare(
+    config: Path,
+    out: Path,
+    overrides: Sequence[str],
+    budget: str | None,
+    jobs: int,
+    threads: int | None,
+    engine: str,
+    *,
+    strict: bool,
+    **options: Any,
+) -> None:
+    """Train every task alone, together and in other ways, and say per task whether sharing helped.
+
+    Finished runs are kept in --out: an interrupted study goes on, an extended one reuses them.
+    """
+    from palmette.config import Config
+    from palmette.console import show_study
+    from palmette.study.compare import compare as run_study
+    from palmette.study.execute import Processes, Ray, cores
+    from palmette.study.plan import Plan, read_budget
+
+    settings = Config.load(config, list(overrides))
+    for name in ("regimes", "design", "curve"):
+        options[name] = [part.strip() for part in options[name].split(",") if part.strip()] if options[name] else None
+    options["designs"] = options.pop("design")
+    plan = Plan.make(settings, **options, **read_budget(budget))
+    threads = threads or max(1, cores() // jobs)
+    console = _console()
+    study = run_study(
+        settings,
+        out,
+        plan=plan,
+        engine=Processes(jobs) if engine == "processes" else Ray(threads=threads),
+        threads=threads,
+        strict=strict,
+        say=lambda line: console.print(line, markup=False),
+    )
+    show_study(console, study)
+    console.print(f"\n{out / 'report.html'}: the report; {out / 'study.json'}: its numbers", markup=False)
+
+
+@main.command()
+@click.argument("study", type=click.Path(path_type=Path))
+def report(study: Path) -> None:
+    """Rebuild the page of a study from its numbers."""
+    from palmette.study.report import write_report
+
+    write_report(study)
+    click.echo(f"{study / 'report.html'}")
+
+
+@main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "dev", "test"]))
 @click.option("--slices", default="", help="Score apart by: length, unseen, or a column or comment (comma-separated).")

@@ -1,0 +1,1 @@
+"""Several ways to train the same tasks, compared under one stated budget."""

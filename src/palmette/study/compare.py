@@ -1,0 +1,324 @@
+"""A study from beginning to end: plan, trials, runs, evidence, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from palmette import __version__
+from palmette.checkpoint import write_atomically
+from palmette.config import Config
+from palmette.corpus import Corpus, load_corpus
+from palmette.errors import RunError
+from palmette.mixing import Mixing, sampling_rates
+from palmette.study import ledger, tuning
+from palmette.study.evidence import Group, Trial, weigh
+from palmette.study.execute import Engine, Processes, Result, Store, cores
+from palmette.study.jobs import Job
+from palmette.study.plan import Plan
+from palmette.study.regimes import REGIMES, ModelPlan, Setting, adjusted, only_tasks
+
+STUDY, LEDGER = "study.json", "ledger.json"
+_TRIAL_SEED = 0  # final runs have seeds from 1
+_SEARCH_SEED = 20  # of the sequence of settings
+
+Say = Callable[[str], None]
+
+
+def compare(
+    config: Config,
+    out: str | Path,
+    *,
+    plan: Plan,
+    engine: Engine | None = None,
+    threads: int | None = None,
+    strict: bool = False,
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """Train every model of a study that is not there yet, weigh the evidence, write the report.
+
+    Args:
+        config: the tasks, their sources, and how the multi-task model is trained.
+        out: the study's folder, new or to be continued or extended: finished runs are found again by what
+            determines their result.
+        plan: what to compare, and at what cost.
+        engine: where the runs are made; default: one after another on this machine.
+        threads: for each run; results are the same, bit for bit, only for the same number. Default: all cores.
+        strict: see `load_corpus`.
+        say: is told what happens, a line at a time.
+
+    Returns:
+        What `study.json` holds.
+
+    Raises:
+        RunError: another process works on the folder.
+        ConfigError, ReadError: the configuration or its data are wrong; nothing was run.
+    """
+    out = Path(out)
+    corpus = load_corpus(config, strict=strict)
+    if not corpus.splits["dev"] or not corpus.splits["test"]:
+        raise RunError("a study selects on dev and is measured on test: the sources must have both")
+    capped = cap(config, plan, corpus)
+    if capped != config:
+        corpus = load_corpus(capped, strict=strict)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            return _Study(capped, out, plan, corpus, engine or Processes(), threads or cores(), say or _nothing).run()
+    except Timeout as error:
+        raise RunError(f"{out}: another process is working on this study") from error
+
+
+def _nothing(line: str) -> None:
+    del line
+
+
+def cap(config: Config, plan: Plan, corpus: Corpus) -> Config:
+    """The configuration with each task's training examples cut so far that no run draws more than the plan allows."""
+    if plan.examples is None:
+        return config
+    fractions = {}
+    for task, count in corpus.reports["train"].labelled.items():
+        kept = plan.examples / config.training.epochs
+        fraction = config.tasks[task].train_fraction * min(1.0, kept / count)
+        fractions[f"tasks.{task}.train_fraction"] = fraction
+    return adjusted(config, fractions)
+
+
+class _Study:
+    def __init__(
+        self, config: Config, out: Path, plan: Plan, corpus: Corpus, engine: Engine, threads: int, say: Say
+    ) -> None:
+        self.config = config
+        self.out = out
+        self.plan = plan
+        self.corpus = corpus
+        self.say = say
+        self.threads = threads
+        self.store = Store(out, engine, threads=threads)
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def run(self) -> dict[str, Any]:
+        # Probes are of the plan, which gives them to the multi-task model.
+        setting = Setting(adjusted(self.config, {"training.probes": 0}), self.plan, self._epochs())
+        regimes: dict[str, Group] = {
+            name: Group(name, REGIMES[name](setting), describe(name)) for name in self.plan.regimes
+        }
+        self._tune(list(regimes.values()))
+        others = self._designs(regimes["multi_task"]) if "multi_task" in regimes else {}
+        curves = self._curves(regimes)
+        self._train([*regimes.values(), *others.values(), *curves.values()])
+        study = {
+            "version": 1,
+            "title": ", ".join(self.config.tasks),
+            "plan": self._described(regimes),
+            "tasks": self._tasks(),
+            **weigh(self.plan, self.corpus.kinds, regimes, others, curves, curve_task(self.plan, self.corpus)),
+        }
+        self._write(STUDY, study)
+        self._write(LEDGER, ledger.tally(regimes, hardware=hardware(self.threads), started=self.started))
+        from palmette.study.report import write_report
+
+        write_report(self.out)
+        return study
+
+    def _epochs(self) -> dict[str, int]:
+        """How often each task's examples are seen by a model of that task alone, to draw what the mix draws."""
+        training = self.config.training
+        mixing = Mixing(
+            self.corpus.splits["train"],
+            tasks=list(self.config.tasks),
+            config=self.config.mixing,
+            epochs=training.epochs,
+            seed=training.seed,
+        )
+        rates = sampling_rates(mixing)
+        return {task: max(1, round(training.epochs * rate)) for task, rate in rates.items()}
+
+    def _job(
+        self, model: ModelPlan, seed: int, settings: Mapping[str, float], *, test: bool, data: Config | None = None
+    ) -> Job:
+        data = data or self.config
+        start = None if model.start is None else self._job(model.start, seed, {}, test=False, data=data)
+        config = adjusted(model.config, {**settings, "training.seed": seed})
+        if config.training.precision == "auto":  # measured once, here: runs must not differ in it
+            config = adjusted(config, {"training.precision": self._precision()})
+        return Job(config, data, start=start, test=test, keep=model.keep)
+
+    def _precision(self) -> str:
+        import torch
+
+        from palmette.precision import choose_precision
+
+        return choose_precision("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def _tune(self, groups: Sequence[Group]) -> None:
+        """Trials of every model, all of them planned before the first is run."""
+        for group in groups:
+            for model in group.models:
+                tried = tuning.suggest(model, self.plan.trials, seed=_SEARCH_SEED)
+                group.trials[model.name] = [
+                    Trial(settings, self._job(model, _TRIAL_SEED, settings, test=False)) for settings in tried
+                ]
+        if self.plan.trials > 1:
+            jobs = [trial.job for group in groups for trials in group.trials.values() for trial in trials]
+            self.say(f"{len(jobs)} trials")
+            results = self.store.run(jobs, self._told)
+        for group in groups:
+            for model in group.models:
+                trials = group.trials[model.name]
+                if self.plan.trials == 1:
+                    trials[0].chosen = True
+                    continue
+                for trial in trials:
+                    trial.result = results[trial.job.key]
+                dev = [trial.result.measured.get("scores", {}).get("dev") for trial in trials if trial.result]
+                best, scores = tuning.choose(model.tasks, dev)
+                for number, (trial, score) in enumerate(zip(trials, scores, strict=True)):
+                    trial.score, trial.chosen = score, number == best
+
+    def _designs(self, multi: Group) -> dict[str, Group]:
+        """Models of other groups of tasks, with the settings that the multi-task model was given."""
+        sizes = {"pairs": 2, "leave_one_out": len(self.config.tasks) - 1}
+        (model,) = multi.models
+        found: dict[str, Group] = {}
+        for design in self.plan.designs:
+            size = sizes[design]
+            if size == 1:  # of two tasks, all but one is the single task; a pair is the whole mix
+                groups: list[tuple[str, ...]] = []
+            else:
+                groups = list(combinations(self.config.tasks, size))
+            config = adjusted(model.config, {**multi.settings(model), "training.probes": 0})
+            found[design] = Group(design, [ModelPlan(tasks, only_tasks(config, tasks)) for tasks in groups])
+        return found
+
+    def _curves(self, regimes: Mapping[str, Group]) -> dict[tuple[float, str], Group]:
+        """The regimes again, with a part of one task's training data and all of the others'."""
+        task = curve_task(self.plan, self.corpus)
+        found = {}
+        for percent in self.plan.curve:
+            fraction = {f"tasks.{task}.train_fraction": self.config.tasks[task].train_fraction * percent / 100}
+            for name, group in regimes.items():
+                models = [model for model in group.models if task in model.tasks]
+                if percent == 100:  # the regime itself
+                    found[percent, name] = group
+                    continue
+                cut = [
+                    ModelPlan(
+                        m.tasks, adjusted(m.config, {**group.settings(m), **fraction}), start=_cut(m.start, fraction)
+                    )
+                    for m in models
+                ]
+                found[percent, name] = Group(f"{name} at {percent:g} %", cut)
+        return found
+
+    def _train(self, groups: Sequence[Group]) -> None:
+        """Every model with every seed."""
+        planned: list[tuple[Group, ModelPlan, int, Job]] = []
+        for group in groups:
+            for model in group.models:
+                fractions = {
+                    f"tasks.{task}.train_fraction": declared.train_fraction
+                    for task, declared in model.config.tasks.items()
+                }
+                data = adjusted(self.config, fractions)
+                settings = group.settings(model)
+                planned += [
+                    (group, model, seed, self._job(model, seed, settings, test=True, data=data))
+                    for seed in range(1, self.plan.seeds + 1)
+                ]
+        distinct = {job.key: job for *_, job in planned}
+        self.say(f"{len(distinct)} runs")
+        results = self.store.run(list(distinct.values()), self._told)
+        for group, model, seed, job in planned:
+            group.runs[model.name, seed] = (job, results[job.key])
+
+    def _told(self, job: Job, result: Result) -> None:
+        measured = result.measured
+        name = f"{job.model}, seed {job.seed}"
+        if result.error is not None:
+            self.say(f"{name}: FAILED: {result.error}")
+            return
+        split = "test" if job.test else "dev"
+        scores = ", ".join(f"{task} {value:.4f}" for task, value in measured["scores"][split].items())
+        took = "" if measured["seconds"] is None else f" ({measured['seconds']:.0f} s)"
+        self.say(f"{name}: {split} {scores}{took}")
+
+    def _described(self, regimes: Mapping[str, Group]) -> dict[str, Any]:
+        return {
+            "regimes": list(self.plan.regimes),
+            "design": ["regimes", *self.plan.designs],
+            "seeds": list(range(1, self.plan.seeds + 1)),
+            "trials": self.plan.trials,
+            "search": {name: tuning.as_json(group.models[0].search) for name, group in regimes.items()},
+            "examples": self.plan.examples,
+            "epochs": self.config.training.epochs,
+            "level": self.plan.level,
+            "select": self.config.training.select,
+            "baseline_regime": "single_task",
+            "versions": {"palmette": __version__, **{name: version(name) for name in ("torch", "transformers")}},
+        }
+
+    def _tasks(self) -> dict[str, Any]:
+        return {
+            task: {
+                "kind": self.config.tasks[task].kind,
+                "metric": kind.metric,
+                "examples": {
+                    split: sum(task in example.labels for example in examples)
+                    for split, examples in self.corpus.splits.items()
+                },
+            }
+            for task, kind in self.corpus.kinds.items()
+        }
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        write_atomically(self.out / name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def describe(regime: str) -> str:
+    """What a regime is, in the words of its function's documentation."""
+    return " ".join((REGIMES[regime].__doc__ or "").strip().partition("\n\n")[0].split())
+
+
+def curve_task(plan: Plan, corpus: Corpus) -> str:
+    """The task that the learning curve cuts: the plan's, else the one with the fewest training examples."""
+    labelled = corpus.reports["train"].labelled
+    return plan.curve_task or min(labelled, key=lambda task: (labelled[task], task))
+
+
+def _cut(model: ModelPlan | None, fraction: Mapping[str, float]) -> ModelPlan | None:
+    """The first stage of a sequential model, with the same part of the task's data as the second."""
+    if model is None:
+        return None
+    own = {path: value for path, value in fraction.items() if path.split(".")[1] in model.tasks}
+    return ModelPlan(model.tasks, adjusted(model.config, own), keep=True)
+
+
+def hardware(threads: int) -> dict[str, Any]:
+    """What the runs were made on."""
+    names = Path("/proc/cpuinfo")
+    models = (
+        [line.partition(":")[2].strip() for line in names.read_text().splitlines() if line.startswith("model name")]
+        if names.exists()
+        else []
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return {
+        "cpu": models[0] if models else platform.processor() or "unknown",
+        "cores": cores(),
+        "threads": threads,
+        "memory_gb": round(memory, 1),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+    }

@@ -1,0 +1,192 @@
+"""Runs a study's jobs, each in a process of its own, one after another, several at once, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from palmette.checkpoint import RunFolder, write_atomically
+from palmette.errors import MissingExtraError
+from palmette.study.job import ERROR, JOB, PARTS, RESULT, RUN
+from palmette.study.jobs import Job, in_order
+
+Done = Callable[[Job, "Result"], None]  # called as each job ends
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job.
+
+    Attributes:
+        folder: the job's.
+        error: why it failed; None where it did not.
+        measured: `result.json` of `palmette.study.job`; empty where it failed.
+        start: the job that it started from, and what became of that.
+    """
+
+    folder: Path
+    error: str | None
+    measured: Mapping[str, Any]
+    start: tuple[Job, Result] | None = None
+
+    def parts(self) -> dict[str, Any]:
+        """{task: what each test example contributes to its metric [examples, parts]}."""
+        from safetensors.numpy import load_file
+
+        found: dict[str, Any] = load_file(self.folder / PARTS)
+        return found
+
+
+class Engine(Protocol):
+    """Where jobs run."""
+
+    def run(self, folders: Sequence[Path], done: Callable[[Path], None]) -> None:
+        """Run the jobs that lie in some folders; `done` is told of each as it ends, well or not."""
+
+
+class Store:
+    """A study's runs on disk, by key: finished ones are found again, begun ones go on.
+
+    Args:
+        folder: of the study.
+        engine: runs what is not there yet.
+        threads: for each job.
+    """
+
+    def __init__(self, folder: Path, engine: Engine, *, threads: int) -> None:
+        self.folder = folder / "runs"
+        self.engine = engine
+        self.threads = threads
+
+    def place(self, job: Job) -> Path:
+        """The job's folder."""
+        return self.folder / job.key
+
+    def finished(self, job: Job) -> bool:
+        """Whether there is nothing left to do for it."""
+        place = self.place(job)
+        return (place / RESULT).exists() and (not job.keep or RunFolder(place / RUN).complete)
+
+    def run(self, jobs: Sequence[Job], done: Done) -> dict[str, Result]:
+        """Results of jobs by key, of those that they start from as well; what failed earlier is tried again."""
+        results: dict[str, Result] = {}
+        for wave in in_order(jobs):
+            todo: dict[Path, Job] = {}
+            for job in wave:
+                if self.finished(job):
+                    results[job.key] = self._read(job, results)
+                elif job.start is not None and results[job.start.key].error is not None:
+                    error = f"what it starts from failed: {results[job.start.key].error}"
+                    results[job.key] = Result(self.place(job), error, {})
+                    done(job, results[job.key])
+                else:
+                    todo[self._prepare(job)] = job
+
+            def ended(place: Path, todo: Mapping[Path, Job] = todo) -> None:
+                job = todo[place]
+                results[job.key] = self._read(job, results)
+                done(job, results[job.key])
+
+            self.engine.run(list(todo), ended)
+        return results
+
+    def _prepare(self, job: Job) -> Path:
+        place = self.place(job)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / ERROR).unlink(missing_ok=True)
+        (place / RESULT).unlink(missing_ok=True)
+        starts = {} if job.start is None else {job.start.key: self.place(job.start) / RUN}
+        write_atomically(place / JOB, json.dumps(job.described(starts, self.threads)) + "\n")
+        return place
+
+    def _read(self, job: Job, results: Mapping[str, Result]) -> Result:
+        place = self.place(job)
+        start = None if job.start is None else (job.start, results[job.start.key])
+        if (place / RESULT).exists():
+            return Result(place, None, json.loads((place / RESULT).read_text(encoding="utf-8")), start)
+        error = (place / ERROR).read_text(encoding="utf-8").strip() if (place / ERROR).exists() else "no result"
+        return Result(place, error, {}, start)
+
+
+def run_in_child(place: Path) -> None:
+    """Run the job of a folder in a process and wait for it; what goes wrong is written beside the job."""
+    threads = json.loads((place / JOB).read_text(encoding="utf-8"))["threads"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    with (place / "log.txt").open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603 - this interpreter and a folder of the study
+            [sys.executable, "-m", "palmette.study.job", str(place)],
+            stdin=subprocess.PIPE,  # held open: the child ends when this process does
+            stdout=log,
+            stderr=log,
+            env=environment,
+        )
+        code = process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+    if code and not (place / ERROR).exists():
+        (place / ERROR).write_text(_last_words(place, code) + "\n", encoding="utf-8")
+
+
+def _last_words(place: Path, code: int) -> str:
+    lines = (place / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    last = lines[-1].strip() if lines else "said nothing"
+    ended = f"was ended by signal {-code}" if code < 0 else f"exit code {code}"
+    return f"{ended}: {last[:300]}"
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Jobs on this machine, so many at once."""
+
+    jobs: int = 1
+
+    def run(self, folders: Sequence[Path], done: Callable[[Path], None]) -> None:
+        """See `Engine`."""
+        with ThreadPoolExecutor(max_workers=self.jobs) as pool:
+            futures = {pool.submit(run_in_child, place): place for place in folders}
+            for future in as_completed(futures):
+                future.result()
+                done(futures[future])
+
+
+@dataclass(frozen=True)
+class Ray:
+    """Jobs on a Ray cluster whose machines see the study's folder and the data at the same paths.
+
+    Attributes:
+        address: of the cluster; None: the one that RAY_ADDRESS names, else one is started on this machine.
+        threads: CPUs that each job asks for.
+        gpus: that each job asks for (a fraction shares one).
+    """
+
+    address: str | None = None
+    threads: int = 1
+    gpus: float = 0.0
+
+    def run(self, folders: Sequence[Path], done: Callable[[Path], None]) -> None:
+        """See `Engine`."""
+        try:
+            import ray
+        except ImportError as error:
+            raise MissingExtraError("ray", "ray") from error
+        if not ray.is_initialized():
+            ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
+        remote = ray.remote(num_cpus=self.threads, num_gpus=self.gpus)(run_in_child)
+        waiting = {remote.remote(place.resolve()): place for place in folders}
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1)
+            for reference in ready:
+                ray.get(reference)
+                done(waiting.pop(reference))

@@ -1,0 +1,181 @@
+"""A study's run in a process of its own: train, measure, write `result.json`. Started by `palmette.study.execute`.
+
+    python -m palmette.study.job FOLDER
+
+FOLDER holds `job.json`; the process ends when its standard input does, so that a killed study leaves none behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palmette.errors import PalmetteError
+
+if TYPE_CHECKING:
+    from palmette.checkpoint import RunFolder
+    from palmette.config import Config
+    from palmette.corpus import Corpus
+    from palmette.run import Run
+    from palmette.types import Example
+
+RUN, JOB, RESULT, ERROR, PARTS = "run", "job.json", "result.json", "error.txt", "parts.safetensors"
+_TRAIN_SAMPLE = 1000  # training examples that the gap between train and dev is measured on
+_TIMED = 200  # texts that the time of an answer is measured on
+_TIMED_ROUNDS = 3
+
+
+def main() -> None:
+    """Run the job of a folder."""
+    folder = Path(sys.argv[1])
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    try:
+        run(folder)
+    except PalmetteError as error:
+        (folder / ERROR).write_text(f"{error}\n", encoding="utf-8")
+        sys.exit(2)
+
+
+def _leave_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(3)
+
+
+def run(folder: Path) -> None:
+    """Train (or go on training), measure, write the result; weights that nobody asked to keep go."""
+    import torch
+    import yaml
+
+    from palmette.checkpoint import RunFolder, write_atomically
+    from palmette.config import Config
+    from palmette.corpus import load_corpus
+    from palmette.run import Run
+    from palmette.trainer import train
+
+    job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    torch.set_num_threads(job["threads"])
+    config, data = (Config.parse(yaml.safe_load(job[name])) for name in ("config", "data"))
+    corpus = restrict(load_corpus(data), config)
+    continued = (folder / RUN).exists()
+    outcome = train(config, folder / RUN, resume=True, corpus=corpus, splits=("dev",))
+    trained = Run.load(folder / RUN)
+    result = {
+        **_history(RunFolder(folder / RUN)),
+        "examples": {task: sum(task in e.labels for e in corpus.splits["train"]) for task in corpus.kinds},
+        "scores": _scores(trained, corpus, folder, test=job["test"]),
+        "parameters": _parameters(trained),
+        "bytes": RunFolder(folder / RUN).weights.stat().st_size,
+        # An earlier life of this job, which was killed, trained a part of it for a time that nobody noted.
+        "seconds": None if continued else round(outcome.seconds, 2),
+        "peak_rss_gb": round(_peak_rss_gb(), 3),
+        **_timing(trained, corpus.splits["dev"]),
+        "threads": job["threads"],
+    }
+    write_atomically(folder / RESULT, json.dumps(result) + "\n")
+    if not job["keep"]:
+        RunFolder(folder / RUN).weights.unlink()
+
+
+def restrict(corpus: Corpus, config: Config) -> Corpus:
+    """The corpus with the labels of the configuration's tasks only; examples without any go.
+
+    So every regime sees the same examples in the same order, withheld by the same rule, whatever it trains.
+    """
+    splits = {}
+    for split, examples in corpus.splits.items():
+        kept = (replace(e, labels={t: label for t, label in e.labels.items() if t in config.tasks}) for e in examples)
+        splits[split] = [example for example in kept if example.labels]
+    kinds = {task: corpus.kinds[task] for task in config.tasks}
+    return replace(corpus, splits=splits, kinds=kinds)
+
+
+def _history(run: RunFolder) -> dict[str, Any]:
+    """What the run drew, and what its probes and alarms saw."""
+    events = [json.loads(line) for line in run.history.read_text(encoding="utf-8").splitlines()]
+    epochs = [event for event in events if event["event"] == "epoch"]
+    updates = next(event["updates"] for event in events if event["event"] == "started")
+    drawn = {task: sum(epoch["tasks"][task]["draws"] for epoch in epochs) for task in epochs[0]["tasks"]}
+    return {
+        "updates": updates,
+        "drawn": drawn,
+        "wordpieces": sum(epoch["wordpieces"] for epoch in epochs),
+        "probes": [event for event in events if event["event"] == "probe"],
+        "alarms": [event for event in events if event["event"] == "alarm"],
+    }
+
+
+def _scores(trained: Run, corpus: Corpus, folder: Path, *, test: bool) -> dict[str, dict[str, float]]:
+    """{split: {task: its metric}}: dev, a sample of train and, once in the study, test with each example's part."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from palmette import evaluation
+
+    found = {
+        split: evaluation.summarise(scores, trained.kinds)
+        for split, scores in json.loads(trained.folder.metrics.read_text(encoding="utf-8")).items()
+    }
+    sample = _sample(corpus.splits["train"], list(trained.kinds))
+    answers = trained.predictor.answer_labelled(sample)
+    found["train"] = evaluation.summarise(evaluation.score(sample, answers, trained.kinds), trained.kinds)
+    if test:
+        examples = corpus.splits["test"]
+        answers = trained.predictor.answer_labelled(examples)
+        found["test"] = evaluation.summarise(evaluation.score(examples, answers, trained.kinds), trained.kinds)
+        parts = {}
+        for task, kind in trained.kinds.items():
+            pairs = [
+                (e.labels[task], a[task].label) for e, a in zip(examples, answers, strict=True) if task in e.labels
+            ]
+            if pairs:
+                gold, predicted = ([pair[side] for pair in pairs] for side in (0, 1))
+                parts[task] = np.ascontiguousarray(kind.parts(gold, predicted))
+        save_file(parts, folder / PARTS)
+    return found
+
+
+def _sample(examples: Sequence[Example], tasks: Sequence[str]) -> list[Example]:
+    """The first training examples of each task in an order that only their words determine."""
+    order = sorted(
+        range(len(examples)), key=lambda number: hashlib.sha256(repr(examples[number].key).encode()).digest()
+    )
+    chosen: set[int] = set()
+    for task in tasks:
+        chosen.update([number for number in order if task in examples[number].labels][:_TRAIN_SAMPLE])
+    return [examples[number] for number in sorted(chosen)]
+
+
+def _parameters(trained: Run) -> dict[str, Any]:
+    heads = {task: sum(p.numel() for p in trained.model.heads[f"task_{task}"].parameters()) for task in trained.kinds}
+    return {"shared": sum(p.numel() for p in trained.model.trunk.parameters()), "tasks": heads}
+
+
+def _timing(trained: Run, examples: Sequence[Example]) -> dict[str, Any]:
+    """Milliseconds that a text takes, all of the model's tasks together: median of some rounds over the same texts."""
+    texts = [replace(example, labels={}) for example in examples[:_TIMED]]
+    trained.answer(texts)  # warm
+    rounds = []
+    for _ in range(_TIMED_ROUNDS):
+        started = time.perf_counter()
+        trained.answer(texts)
+        rounds.append(time.perf_counter() - started)
+    return {"ms_per_text": round(1000 * statistics.median(rounds) / len(texts), 3), "texts": len(texts)}
+
+
+def _peak_rss_gb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+if __name__ == "__main__":
+    main()

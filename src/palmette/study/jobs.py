@@ -1,0 +1,127 @@
+"""One training run of a study, known by what determines its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from palmette import __version__
+from palmette.config import Config, Cut
+from palmette.types import SPLITS
+
+START = "run:"  # in a job's configuration: the trunk is that of the job with the key that follows
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    Attributes:
+        config: of the run, its seed and tuned settings included; only its tasks.
+        data: the study's configuration, by which every run reads the same examples.
+        start: whose trunk it starts from.
+        test: whether it is measured on test; trials are not.
+        keep: its weights stay on disk.
+    """
+
+    config: Config
+    data: Config
+    start: Job | None = None
+    test: bool = False
+    keep: bool = False
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """That it answers."""
+        return tuple(self.config.tasks)
+
+    @property
+    def model(self) -> str:
+        """Its tasks, joined."""
+        return "+".join(self.tasks)
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self.config.training.seed
+
+    @cached_property
+    def key(self) -> str:
+        """A digest of all that determines the result: settings, contents of the data, Palmette's version.
+
+        Where the data lie does not matter, nor does what else the study holds: an extended or moved study finds its
+        runs again. The number of threads changes the last bits of a result and is left out.
+        """
+        config = self.config.model_dump(mode="json", exclude_none=True)
+        if self.start is not None:
+            config["trunk"]["name"] = START + self.start.key
+        config.pop("sources")
+        read = self.data.model_dump(mode="json", exclude_none=True)
+        for declared in read["tasks"].values():
+            declared.pop("weight")  # of a loss: says nothing about what is read
+        content = {
+            "version": __version__,
+            "config": config,
+            "tasks": read["tasks"],
+            "withhold_leaks": read["withhold_leaks"],
+            "sources": [_described(source) for source in self.data.sources],
+            "test": self.test,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def described(self, starts: Mapping[str, Path], threads: int) -> dict[str, Any]:
+        """What the process that runs it is told, as JSON.
+
+        Args:
+            starts: run folder of each key that a job may start from.
+            threads: for it to use.
+        """
+        config = self.config
+        if self.start is not None:
+            trunk = config.trunk.model_copy(update={"name": str(starts[self.start.key])})
+            config = config.model_copy(update={"trunk": trunk})
+        return {
+            "config": config.dump(),
+            "data": self.data.dump(),
+            "test": self.test,
+            "keep": self.keep,
+            "threads": threads,
+        }
+
+
+def in_order(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs and those that they start from, each once, in waves: a job's start is in an earlier wave."""
+    first: dict[str, Job] = {}
+    second: dict[str, Job] = {}
+    for job in jobs:
+        if job.start is not None:
+            first.setdefault(job.start.key, job.start)
+            second.setdefault(job.key, job)
+        else:
+            first.setdefault(job.key, job)
+    return [wave for wave in (list(first.values()), list(second.values())) if wave]
+
+
+def _described(source: Any) -> dict[str, Any]:
+    """A source with its files replaced by digests of what they hold."""
+    found: dict[str, Any] = source.model_dump(mode="json", exclude_none=True)
+    if source.format == "datasets":  # known by name; what a hub id stands for is its publisher's to keep
+        return found
+    for split in SPLITS:
+        files = getattr(source, split)
+        if files is not None and not isinstance(files, Cut):
+            names = [files] if isinstance(files, str) else files
+            found[split] = [_digest(name, Path(name).stat().st_mtime_ns) for name in names]
+    return found
+
+
+@cache
+def _digest(name: str, changed: int) -> str:
+    del changed  # only part of what is remembered
+    with Path(name).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

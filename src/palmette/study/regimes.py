@@ -1,0 +1,155 @@
+"""The ways to train that a study compares, each as the models it takes. A regime is one function and one line below."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from palmette.config import Config
+from palmette.study.plan import Plan
+
+# What is tuned: setting -> (lowest, highest), searched on a logarithmic scale.
+Search = Mapping[str, tuple[float, float]]
+FINE_TUNING: Search = {"training.learning_rate": (2e-5, 5e-4)}
+# Nothing of a frozen trunk learns, so that its heads' rate is the one that matters.
+FEATURES: Search = {"training.head_learning_rate": (3e-4, 1e-2)}
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """One model that a regime trains, for each seed.
+
+    Attributes:
+        tasks: that it answers.
+        config: of its training, before tuning; the seed comes later.
+        search: the settings that its trials vary; empty: none is tuned.
+        start: the model whose trunk it starts from.
+        keep: its weights stay on disk: someone may want to ship it, or another model starts from it.
+    """
+
+    tasks: tuple[str, ...]
+    config: Config
+    search: Search = field(default_factory=dict)
+    start: ModelPlan | None = None
+    keep: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its tasks, joined."""
+        return "+".join(self.tasks)
+
+
+def only_tasks(config: Config, tasks: Sequence[str]) -> Config:
+    """The configuration with some of its tasks, and of its sources those that label one of them."""
+    data: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
+    data["tasks"] = {task: declared for task, declared in data["tasks"].items() if task in tasks}
+    if len(data["tasks"]) == 1:  # a weight is relative to other tasks; alone it would only move the clipping
+        data["tasks"][tasks[0]].pop("weight", None)
+    for source in data["sources"]:
+        source["labels"] = {task: label for task, label in source["labels"].items() if task in tasks}
+    data["sources"] = [source for source in data["sources"] if source["labels"]]
+    weights = {task: weight for task, weight in data["mixing"].get("weights", {}).items() if task in tasks}
+    data["mixing"]["weights"] = weights
+    if "baseline" in data:
+        data["baseline"] = {task: value for task, value in data["baseline"].items() if task in tasks}
+    if data["training"]["select"] not in {"mean_relative", *tasks}:
+        data["training"]["select"] = "mean_relative"
+    return Config.parse(data)
+
+
+def adjusted(config: Config, settings: Mapping[str, Any]) -> Config:
+    """The configuration with settings such as {"training.learning_rate": 1e-4} in place of its own."""
+    data: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
+    for path, value in settings.items():
+        *parents, last = path.split(".")
+        place = data
+        for key in parents:
+            place = place[key]
+        place[last] = value
+    return Config.parse(data)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What regimes are made from.
+
+    Attributes:
+        config: the study's configuration, its cap on examples applied.
+        plan: the study's.
+        epochs: for each task, how often a model of it alone sees its examples to draw what the mix draws of it.
+    """
+
+    config: Config
+    plan: Plan
+    epochs: Mapping[str, int]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(self.config.tasks)
+
+
+def single_task(setting: Setting) -> list[ModelPlan]:
+    """Fine-tuning: a trunk and a head for each task."""
+    return [
+        ModelPlan(
+            (task,),
+            adjusted(only_tasks(setting.config, [task]), {"training.epochs": setting.epochs[task]}),
+            search=FINE_TUNING,
+        )
+        for task in setting.tasks
+    ]
+
+
+def multi_task(setting: Setting) -> list[ModelPlan]:
+    """One trunk, all tasks, trained together."""
+    config = adjusted(setting.config, {"training.probes": setting.plan.probes})
+    return [ModelPlan(setting.tasks, config, search=FINE_TUNING, keep=True)]
+
+
+def frozen(setting: Setting) -> list[ModelPlan]:
+    """Transfer learning by feature extraction: the pretrained trunk stays as it is, the heads learn.
+
+    With nothing shared that learns, one model of all tasks is the same as one for each.
+    """
+    return [ModelPlan(setting.tasks, adjusted(setting.config, {"trunk.frozen": True}), search=FEATURES)]
+
+
+def sequential(setting: Setting) -> list[ModelPlan]:
+    """Intermediate-task transfer: all tasks (or one support task) first, then each task alone from that trunk.
+
+    Phang et al. 2018 ("STILTs"), Pruksachatkun et al. 2020. Each stage has half of the passes over a task's data, so
+    that no task is drawn more often than elsewhere; a task that the first stage leaves out has all of its passes in
+    the second.
+    """
+    support = setting.plan.support
+    first_tasks = setting.tasks if support is None else (support,)
+    total = setting.config.training.epochs if support is None else setting.epochs[support]
+    first = ModelPlan(
+        first_tasks,
+        adjusted(only_tasks(setting.config, first_tasks), {"training.epochs": math.ceil(total / 2)}),
+        keep=True,
+    )
+    return [
+        ModelPlan(
+            (task,),
+            adjusted(
+                only_tasks(setting.config, [task]),
+                {"training.epochs": max(1, setting.epochs[task] // 2) if task in first_tasks else setting.epochs[task]},
+            ),
+            search=FINE_TUNING,
+            start=first,
+        )
+        for task in setting.tasks
+    ]
+
+
+# Families that join later (text2text, zero_shot, few_shot, lora) add theirs here.
+REGIMES: dict[str, Callable[[Setting], list[ModelPlan]]] = {
+    "single_task": single_task,
+    "multi_task": multi_task,
+    "frozen": frozen,
+    "sequential": sequential,
+}

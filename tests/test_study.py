@@ -1,0 +1,492 @@
+"""A study as its user runs it: on tiny models, in this process unless processes are what is tested."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fakes import WORDS, tiny_config, tiny_trunk, write_jsonl
+from palmette.config import Config
+from palmette.errors import ConfigError, RunError
+from palmette.study import job as worker
+from palmette.study import transfer, tuning, verdict
+from palmette.study.compare import compare
+from palmette.study.execute import Engine, Processes, Ray
+from palmette.study.jobs import Job
+from palmette.study.plan import Plan, read_budget
+from palmette.study.regimes import REGIMES, ModelPlan, Setting
+
+TASKS = ("pos", "ner", "tone")
+
+
+@dataclass
+class InProcess:
+    """Runs jobs here: starting a process takes longer than such a model's whole training."""
+
+    ran: list[Path] = field(default_factory=list)
+    fails: Callable[[dict[str, Any]], bool] | None = None
+
+    def run(self, folders: Sequence[Path], done: Callable[[Path], None]) -> None:
+        for folder in folders:
+            self.ran.append(folder)
+            if self.fails is not None and self.fails(json.loads((folder / worker.JOB).read_text())):
+                (folder / worker.ERROR).write_text("exit code 1: out of memory\n")
+            else:
+                worker.run(folder)
+            done(folder)
+
+
+def small(folder: Path, tasks: Sequence[str] = TASKS, **training: Any) -> Config:
+    """A configuration of some tasks over the same few sentences."""
+    made = tiny_config(folder, **training)
+    source = next(source for source in made["sources"] if source["name"] == "words")
+    source["labels"] = {task: task for task in tasks}
+    return Config.parse(made | {"tasks": {task: made["tasks"][task] for task in tasks}, "sources": [source]})
+
+
+@dataclass(frozen=True)
+class Studied:
+    config: Config
+    folder: Path
+    study: dict[str, Any]
+    ledger: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Studied:
+    """Every regime, design and a curve, two seeds, two trials. Treat it as read-only."""
+    folder = tmp_path_factory.mktemp("study")
+    config = small(folder)
+    plan = Plan.make(config, seeds=2, trials=2, designs=["pairs", "leave_one_out"], curve=[50, 100], probes=2)
+    study = compare(config, folder / "study", plan=plan, engine=InProcess(), threads=1)
+    return Studied(config, folder / "study", study, json.loads((folder / "study" / "ledger.json").read_text()))
+
+
+def test_the_study_on_disk_is_what_is_returned_and_has_a_page(studied: Studied) -> None:
+    assert json.loads((studied.folder / "study.json").read_text()) == studied.study
+    assert "<html" in (studied.folder / "report.html").read_text()
+
+
+def test_every_regime_answers_every_task_with_every_seed(studied: Studied) -> None:
+    for task in TASKS:
+        for regime in REGIMES:
+            scores = studied.study["scores"][task][regime]
+            assert set(scores["seeds"]) == {"1", "2"}
+            assert scores["mean"] == pytest.approx(np.mean(list(scores["seeds"].values())))
+            assert scores["gap"] == pytest.approx(scores["train"] - scores["dev"])
+
+
+def test_differences_are_those_of_the_scores(studied: Studied) -> None:
+    for task in TASKS:
+        alone = studied.study["scores"][task]["single_task"]["mean"]
+        for regime, found in studied.study["differences"][task].items():
+            assert found["difference"] == pytest.approx(studied.study["scores"][task][regime]["mean"] - alone)
+            assert found["low"] <= found["difference"] <= found["high"]
+            assert found["p_holm"] >= found["p"]
+            assert found["verdict"] in {"helps", "hurts", "no difference shown"}
+
+
+def test_every_regime_draws_the_same_number_of_examples_of_a_task(studied: Studied) -> None:
+    drawn = [found["drawn"] for found in studied.study["regimes"].values()]
+    assert all(counts == drawn[0] for counts in drawn)
+
+
+def test_trials_never_see_test_and_every_model_has_as_many(studied: Studied) -> None:
+    finished = [json.loads(path.read_text()) for path in studied.folder.glob("runs/*/result.json")]
+    seeds = [(json.loads(path.read_text())["test"], path.parent) for path in studied.folder.glob("runs/*/job.json")]
+    assert all((folder / worker.PARTS).exists() == test for test, folder in seeds)
+    assert len(finished) == len(seeds)
+    for found in studied.study["regimes"].values():
+        for model in found["models"]:
+            tried = [trial for trial in found["trials"] if trial["model"] == "+".join(model)]
+            assert len(tried) == 2
+            assert sum(trial["chosen"] for trial in tried) == 1
+            best = max(trial["score"] for trial in tried)
+            assert next(trial["score"] for trial in tried if trial["chosen"]) == best
+
+
+def test_the_chosen_settings_are_those_of_the_runs(studied: Studied) -> None:
+    for found in studied.study["regimes"].values():
+        for run in found["runs"]:
+            config = Config.load(studied.folder / "runs" / run["key"] / "run" / "config.yaml")
+            for path, value in found["chosen"][run["model"]].items():
+                assert getattr(config.training, path.removeprefix("training.")) == value
+
+
+def test_a_frozen_trunk_stays_what_it_was(studied: Studied) -> None:
+    found = studied.study["regimes"]["frozen"]["runs"][0]
+    assert Config.load(studied.folder / "runs" / found["key"] / "run" / "config.yaml").trunk.frozen
+
+
+def test_pairs_and_leave_one_out_are_compared(studied: Studied) -> None:
+    pairs = studied.study["transfer"]["pairs"]
+    assert {(i, j) for i, row in pairs.items() for j in row} == {(i, j) for i in TASKS for j in TASKS if i != j}
+    left_out = studied.study["leave_one_out"]
+    assert {task: set(row) for task, row in left_out.items()} == {t: set(TASKS) - {t} for t in TASKS}
+    assert [found["models"] for found in studied.study["transfer"]["grouping"]] == [1, 2, 3]
+    assert studied.study["transfer"]["rank_correlation"]["pairs"] == 6
+
+
+def test_the_curve_cuts_one_task_and_leaves_the_others(studied: Studied) -> None:
+    curve = studied.study["learning_curve"]
+    assert curve["task"] == "ner"  # the first of equals by name
+    assert {(point["percent"], point["regime"]) for point in curve["points"]} == {
+        (percent, regime) for percent in (50, 100) for regime in REGIMES
+    }
+    by_percent = {point["percent"]: point["examples"] for point in curve["points"]}
+    assert by_percent[50] == by_percent[100] / 2
+    whole = {p["regime"]: p["mean"] for p in curve["points"] if p["percent"] == 100}
+    assert whole == {regime: studied.study["scores"]["ner"][regime]["mean"] for regime in REGIMES}
+
+
+def test_the_ledger_counts_what_each_regime_costs(studied: Studied) -> None:
+    costs = studied.ledger["regimes"]
+    assert costs["single_task"]["models"] == 3
+    assert costs["multi_task"]["models"] == 1
+    assert costs["multi_task"]["parameters"]["total"] < costs["single_task"]["parameters"]["total"] / 2
+    assert set(costs["multi_task"]["parameters"]["tasks"]) == set(TASKS)
+    for cost in costs.values():
+        assert cost["bytes"] > 0
+        assert cost["ms_per_text"] > 0
+        assert cost["seconds"] > 0
+        assert cost["peak_rss_gb"] > 0
+    assert costs["sequential"]["wordpieces"] == studied.study["regimes"]["sequential"]["wordpieces"]
+
+
+def test_only_models_that_may_be_shipped_or_started_from_keep_their_weights(studied: Studied) -> None:
+    for path in studied.folder.glob("runs/*/job.json"):
+        kept = (path.parent / "run" / "model.safetensors").exists()
+        assert kept == json.loads(path.read_text())["keep"]
+
+
+def test_a_finished_study_trains_nothing_again(studied: Studied, tmp_path: Path) -> None:
+    copy = tmp_path / "moved"
+    shutil.copytree(studied.folder, copy)
+    plan = Plan.make(studied.config, seeds=2, trials=2, designs=["pairs", "leave_one_out"], curve=[50, 100], probes=2)
+    engine = InProcess()
+    assert compare(studied.config, copy, plan=plan, engine=engine, threads=1) == studied.study
+    assert engine.ran == []
+
+
+def test_an_extended_study_trains_only_what_is_new(tmp_path: Path) -> None:
+    config = small(tmp_path, ("pos", "tone"), epochs=1)
+    options = {"regimes": ["multi_task"], "trials": 1, "probes": 0}
+    first, second = InProcess(), InProcess()
+    compare(config, tmp_path / "study", plan=Plan.make(config, seeds=1, **options), engine=first, threads=1)
+    study = compare(config, tmp_path / "study", plan=Plan.make(config, seeds=2, **options), engine=second, threads=1)
+    assert len(first.ran) == 3  # each task alone, and both
+    assert len(second.ran) == 3
+    assert not set(first.ran) & set(second.ran)
+    assert study["plan"]["regimes"] == ["single_task", "multi_task"]  # the baseline joins by itself
+
+
+def test_changed_data_are_trained_on_again(tmp_path: Path) -> None:
+    config = small(tmp_path, ("pos", "tone"), epochs=1)
+    plan = Plan.make(config, regimes=["multi_task"], seeds=1, trials=1, probes=0)
+    compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    train = Path(str(config.sources[0].train))
+    train.write_text(train.read_text() + train.read_text().splitlines()[0] + "\n")
+    engine = InProcess()
+    compare(config, tmp_path / "study", plan=plan, engine=engine, threads=1)
+    assert len(engine.ran) == 3
+
+
+def test_a_failed_run_is_shown_and_tried_again(tmp_path: Path) -> None:
+    config = small(tmp_path, ("pos", "tone"), epochs=1)
+    plan = Plan.make(config, regimes=["single_task", "multi_task"], seeds=2, trials=1, probes=0)
+
+    def fails(described: dict[str, Any]) -> bool:
+        return "seed: 2" in described["config"] and "tone" in described["config"] and "pos" in described["config"]
+
+    said: list[str] = []
+    broken = InProcess(fails=fails)
+    study = compare(config, tmp_path / "study", plan=plan, engine=broken, threads=1, say=said.append)
+    (failed,) = [run for run in study["regimes"]["multi_task"]["runs"] if run["state"] == "failed"]
+    assert (failed["seed"], failed["error"]) == (2, "exit code 1: out of memory")
+    assert study["scores"]["pos"]["multi_task"]["seeds"]["2"] is None
+    assert study["differences"]["pos"]["multi_task"]["verdict"] == "too few runs"
+    assert study["recommendation"]["overall"] == "undecided"
+    assert any("FAILED: exit code 1: out of memory" in line for line in said)
+    assert "out of memory" in (tmp_path / "study" / "report.html").read_text()
+
+    healed = InProcess()
+    study = compare(config, tmp_path / "study", plan=plan, engine=healed, threads=1)
+    assert [folder.name for folder in healed.ran] == [failed["key"]]
+    assert study["differences"]["pos"]["multi_task"]["verdict"] != "too few runs"
+
+
+def test_what_starts_from_a_failed_run_fails_and_says_why(tmp_path: Path) -> None:
+    config = small(tmp_path, ("pos", "tone"))
+    plan = Plan.make(config, regimes=["sequential"], support="pos", seeds=1, trials=1)
+    engine = InProcess(fails=lambda described: not described["test"])
+    study = compare(config, tmp_path / "study", plan=plan, engine=engine, threads=1)
+    errors = {run["error"] for run in study["regimes"]["sequential"]["runs"]}
+    assert errors == {"what it starts from failed: exit code 1: out of memory"}
+
+
+def test_a_cap_on_examples_holds_for_every_regime(tmp_path: Path) -> None:
+    config = small(tmp_path, ("pos", "tone"), epochs=2)
+    plan = Plan.make(config, seeds=1, trials=1, examples=20, probes=0)
+    study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    assert study["tasks"]["pos"]["examples"]["train"] == 10
+    for found in study["regimes"].values():
+        assert max(found["drawn"].values()) <= 20
+
+
+def test_a_task_seen_more_often_in_the_mix_is_seen_as_often_alone(tmp_path: Path) -> None:
+    config = small(tmp_path, ("pos", "tone"), epochs=4)
+    data = config.model_dump(mode="json", exclude_none=True)
+    data["tasks"]["tone"]["train_fraction"] = 0.25
+    data["mixing"] = {"kind": "uniform"}
+    config = Config.parse(data)
+    plan = Plan.make(config, regimes=["multi_task"], seeds=1, trials=1, probes=0)
+    study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    mixed, alone = (study["regimes"][regime]["drawn"] for regime in ("multi_task", "single_task"))
+    assert alone["tone"] == pytest.approx(mixed["tone"], rel=0.25)
+
+
+def test_two_processes_do_not_work_on_one_study(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    config = small(tmp_path, ("pos", "tone"))
+    (tmp_path / "study").mkdir()
+    with FileLock(tmp_path / "study" / ".lock"), pytest.raises(RunError, match="another process"):
+        compare(config, tmp_path / "study", plan=Plan.make(config), engine=InProcess(), threads=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seeds": 0}, "seeds: Input should be greater than or equal to 1"),
+        ({"regimes": ["lucky"]}, "regimes.0"),
+        ({"curve": [0]}, "percentages"),
+        ({"curve_task": "pos"}, "curve_task goes with"),
+        ({"support": "nothing"}, "support: 'nothing' is not a task"),
+        ({"support": "pos", "regimes": ["multi_task"]}, "support goes with"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Plan.make(small(tmp_path, ("pos", "tone")), **settings)
+
+
+def test_a_study_needs_two_tasks_and_two_epochs_for_two_stages(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="two tasks"):
+        Plan.make(small(tmp_path / "one", ("pos",)))
+    with pytest.raises(ConfigError, match=r"training\.epochs"):
+        Plan.make(small(tmp_path / "two", ("pos", "tone"), epochs=1))
+
+
+def test_budgets_are_read() -> None:
+    assert read_budget("trials=4, examples=20000") == {"trials": "4", "examples": "20000"}
+    assert read_budget(None) == {}
+    with pytest.raises(ConfigError, match="found 'hours=3'"):
+        read_budget("hours=3")
+
+
+def test_a_job_is_known_by_what_determines_it_and_not_by_where_it_lies(tmp_path: Path) -> None:
+    here, there = small(tmp_path / "a"), small(tmp_path / "b")
+    other = here.model_copy(update={"training": here.training.model_copy(update={"learning_rate": 5e-3})})
+    assert [source.train for source in here.sources] != [source.train for source in there.sources]
+    there = there.model_copy(update={"trunk": here.trunk})
+    assert Job(here, here).key == Job(there, there).key
+    assert Job(here, here).key != Job(other, other).key
+    assert Job(here, here).key != Job(here, here, test=True).key
+    assert Job(here, here, start=Job(here, here)).key != Job(here, here).key
+
+
+def test_suggestions_begin_with_the_configuration_and_do_not_depend_on_their_number(tmp_path: Path) -> None:
+    config = small(tmp_path)
+    (model,) = REGIMES["multi_task"](Setting(config, Plan(), dict.fromkeys(TASKS, 2)))
+    four, six = (tuning.suggest(model, count, seed=1) for count in (4, 6))
+    assert four[0] == {}
+    assert six[:4] == four
+    assert all(2e-5 <= settings["training.learning_rate"] <= 5e-4 for settings in six[1:])
+    assert len({settings["training.learning_rate"] for settings in six[1:]}) == 5
+    assert tuning.suggest(ModelPlan(("pos",), config), 4, seed=1) == [{}]
+
+
+def test_a_failed_trial_is_not_chosen() -> None:
+    assert tuning.choose(["a"], [None, {"a": 0.5}, {"a": 0.5}]) == (1, [None, 1.0, 1.0])
+    assert tuning.choose(["a"], [None]) == (None, [None])
+
+
+@given(
+    st.integers(2, 5).flatmap(
+        lambda n: st.lists(st.lists(st.floats(-1, 1), min_size=n, max_size=n), min_size=n, max_size=n)
+    )
+)
+def test_groupings_cover_every_task_once_and_more_models_never_do_worse(matrix: list[list[float]]) -> None:
+    tasks = [f"t{number}" for number in range(len(matrix))]
+    gains = {i: {j: matrix[a][b] for b, j in enumerate(tasks) if a != b} for a, i in enumerate(tasks)}
+    found = transfer.group(gains, tasks)
+    assert [entry["models"] for entry in found] == list(range(1, len(tasks) + 1))
+    for entry in found:
+        assert sorted(task for members in entry["groups"] for task in members) == tasks
+    assert found[-1]["expected"] == dict.fromkeys(tasks, 0.0)
+
+
+def test_the_best_grouping_keeps_friends_together() -> None:
+    tasks = [*"abcdefghij"]  # ten: groups are merged greedily
+    friends = {frozenset("ab"), frozenset("cd")}
+    gains = {i: {j: 0.1 if frozenset(i + j) in friends else -0.1 for j in tasks if i != j} for i in tasks}
+    for size in (4, 10):
+        some = tasks[:size]
+        two_less = next(e for e in transfer.group(gains, some) if e["models"] == size - 2)
+        assert {frozenset(members) for members in two_less["groups"] if len(members) > 1} == friends
+
+
+def evidence(**verdicts: str) -> dict[str, Any]:
+    """What the decision is made from, for tasks with the given verdicts."""
+    size = {"helps": 0.02, "hurts": -0.02, "no difference shown": 0.001}
+    differences = {
+        task: {
+            "multi_task": {
+                "difference": size[found],
+                "low": size[found] - 0.01,
+                "high": size[found] + 0.01,
+                "detectable": 0.015,
+                "error": 0.005,
+                "verdict": found,
+            }
+        }
+        for task, found in verdicts.items()
+    }
+    drawn = dict.fromkeys(verdicts, 1000)
+    return {
+        "differences": differences,
+        "transfer": {"probes": []},
+        "leave_one_out": {},
+        "regimes": {"multi_task": {"drawn": drawn}},
+    }
+
+
+def test_tasks_that_sharing_does_not_hurt_ship_as_one() -> None:
+    found = verdict.recommend(Plan(), evidence(a="helps", b="no difference shown"))
+    assert found["overall"] == "ship as one"
+    assert found["tasks"]["b"]["decision"] == "share"
+    assert "1.50 points" in found["tasks"]["b"]["reason"]  # what the study could have missed
+
+
+def test_a_task_that_sharing_hurts_is_split_off() -> None:
+    found = verdict.recommend(Plan(), evidence(a="helps", b="no difference shown", c="hurts"))
+    assert found["overall"] == "split"
+    assert found["tasks"]["c"]["decision"] == "split"
+    assert found["tasks"]["c"]["change"] == "heads"
+    assert "c apart" in found["sentence"]
+
+
+def test_what_would_change_follows_the_evidence() -> None:
+    opposed = evidence(a="helps", b="helps", c="hurts")
+    opposed["transfer"]["probes"] = [{"share": 0.9, "cosine": {"a": {"c": [-0.2, -0.1], "b": [0.3, 0.3]}}}]
+    assert verdict.recommend(Plan(), opposed)["tasks"]["c"]["change"] == "separate trunk"
+    assert "oppose those of a" in verdict.recommend(Plan(), opposed)["tasks"]["c"]["reason"]
+    rare = evidence(a="helps", b="helps", c="hurts")
+    rare["regimes"]["multi_task"]["drawn"]["c"] = 10
+    assert verdict.recommend(Plan(), rare)["tasks"]["c"]["change"] == "sampling"
+    leaving = evidence(a="helps", b="helps", c="hurts")
+    leaving["leave_one_out"] = {"c": {"a": {"low": 0.01}, "b": {"low": -0.01}}}
+    assert verdict.recommend(Plan(), leaving)["tasks"]["c"]["decision"] == "leave out"
+
+
+def planted(folder: Path, case: str, *, width: int, epochs: int, examples: int) -> Config:
+    """Two taggers over the same sentences of known words: how `b` relates to `a` is planted."""
+    rng = np.random.default_rng(0)
+    words = list(WORDS)
+    first, second = ({word: int(rng.integers(6)) for word in words} for _ in range(2))
+    label: dict[str, Callable[[str], str]] = {
+        "copy": lambda word: f"B{first[word]}",
+        "opposing": lambda word: f"B{second[word]}",
+        "shuffled": lambda _: f"B{rng.integers(6)}",
+    }
+    files = {}
+    for split, count in (("train", examples), ("dev", 100), ("test", 400)):
+        sentences = [[str(word) for word in rng.choice(words, size=6)] for _ in range(count)]
+        records = [
+            {"words": s, "a": [f"A{first[word]}" for word in s], "b": [label[case](word) for word in s]}
+            for s in sentences
+        ]
+        files[split] = write_jsonl(folder / f"{split}.jsonl", records)
+    small_share = {"train_fraction": 0.02} if case == "copy" else {}
+    return Config.parse(
+        {
+            "trunk": {"name": str(tiny_trunk(folder / "trunk", width=width, dropout=0.0)), "casing": False},
+            "tasks": {"a": {"kind": "sequence_labeling"}, "b": {"kind": "sequence_labeling", **small_share}},
+            "sources": [{"format": "jsonl", **files, "text": "words", "labels": {"a": "a", "b": "b"}}],
+            "training": {
+                "epochs": epochs,
+                "batch_tokens": 256,
+                "learning_rate": 3e-3,
+                "head_learning_rate": 9e-3,
+                "dropout": 0.0,
+                "precision": "fp32",
+            },
+        }
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "width", "epochs", "examples"), [("copy", 16, 6, 600), ("opposing", 4, 4, 300), ("shuffled", 16, 4, 300)]
+)
+def test_planted_relations_between_tasks_are_found(
+    tmp_path: Path, case: str, width: int, epochs: int, examples: int
+) -> None:
+    config = planted(tmp_path, case, width=width, epochs=epochs, examples=examples)
+    plan = Plan.make(config, regimes=["multi_task"], seeds=4, trials=1, probes=4)
+    study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    verdicts = {task: found["multi_task"]["verdict"] for task, found in study["differences"].items()}
+    if case == "copy":  # 2 % of the labels that another task has all of
+        assert verdicts["b"] == "helps"
+        assert verdicts["a"] != "hurts"
+    elif case == "opposing":  # words that one task groups, the other keeps apart, in a trunk too narrow for both
+        assert verdicts == {"a": "hurts", "b": "hurts"}
+        assert study["recommendation"]["overall"] == "split"
+    else:
+        assert verdicts["b"] != "helps"
+
+
+def comparable(folder: Path) -> str:
+    return (folder / "study.json").read_text()
+
+
+@pytest.mark.slow
+def test_processes_and_ray_give_the_same_study(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="palmette[ray] is not installed")
+    config = small(tmp_path, ("pos", "tone"))
+    plan = Plan.make(config, regimes=["multi_task", "sequential"], seeds=2, trials=1, probes=1)
+    engines: dict[str, Engine] = {"one": Processes(1), "two": Processes(2), "ray": Ray(threads=1)}
+    for name, engine in engines.items():
+        compare(config, tmp_path / name, plan=plan, engine=engine, threads=1)
+    assert comparable(tmp_path / "one") == comparable(tmp_path / "two") == comparable(tmp_path / "ray")
+
+
+@pytest.mark.slow
+def test_a_study_killed_again_and_again_ends_the_same(tmp_path: Path) -> None:
+    config = small(tmp_path, ("pos", "tone"), epochs=6)
+    path = tmp_path / "tasks.yaml"
+    path.write_text(config.dump())
+    command = [sys.executable, "-m", "palmette.cli", "compare", str(path), "--regimes", "multi_task,sequential"]
+    command += ["--seeds", "2", "--budget", "trials=2", "--probes", "2", "--threads", "1", "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    rng = np.random.default_rng(7)
+    for _ in range(4):
+        process = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL)
+        time.sleep(float(rng.uniform(6, 20)))
+        process.kill()
+        process.wait()
+        time.sleep(1)  # a child notices that its parent is gone
+    subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
+    assert comparable(tmp_path / "killed") == comparable(tmp_path / "whole")
