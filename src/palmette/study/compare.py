@@ -27,7 +27,7 @@ from palmette.study.jobs import Job
 from palmette.study.plan import Plan
 from palmette.study.regimes import REGIMES, ModelPlan, Setting, adjusted, only_tasks
 
-STUDY, LEDGER = "study.json", "ledger.json"
+STUDY, LEDGER, CONFIG = "study.json", "ledger.json", "config.yaml"
 _TRIAL_SEED = 0  # final runs have seeds from 1
 _SEARCH_SEED = 20  # of the sequence of settings
 
@@ -73,7 +73,8 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
-            return _Study(capped, out, plan, corpus, engine or Processes(), threads or cores(), say or _nothing).run()
+            settled = settle(capped, out)
+            return _Study(settled, out, plan, corpus, engine or Processes(), threads or cores(), say or _nothing).run()
     except Timeout as error:
         raise RunError(f"{out}: another process is working on this study") from error
 
@@ -92,6 +93,24 @@ def cap(config: Config, plan: Plan, corpus: Corpus) -> Config:
         fraction = config.tasks[task].train_fraction * min(1.0, kept / count)
         fractions[f"tasks.{task}.train_fraction"] = fraction
     return adjusted(config, fractions)
+
+
+def settle(config: Config, out: Path) -> Config:
+    """The configuration with its precision settled: measured once a study, since its runs must not differ in it."""
+    place = out / CONFIG
+    if config.training.precision == "auto":
+        precision = Config.load(place).training.precision if place.exists() else _measured_precision()
+        config = adjusted(config, {"training.precision": precision})
+    write_atomically(place, config.dump())
+    return config
+
+
+def _measured_precision() -> str:
+    import torch
+
+    from palmette.precision import choose_precision
+
+    return choose_precision("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 class _Study:
@@ -150,16 +169,7 @@ class _Study:
         data = data or self.config
         start = None if model.start is None else self._job(model.start, seed, {}, test=False, data=data)
         config = adjusted(model.config, {**settings, "training.seed": seed})
-        if config.training.precision == "auto":  # measured once, here: runs must not differ in it
-            config = adjusted(config, {"training.precision": self._precision()})
         return Job(config, data, start=start, test=test, keep=model.keep)
-
-    def _precision(self) -> str:
-        import torch
-
-        from palmette.precision import choose_precision
-
-        return choose_precision("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     def _tune(self, groups: Sequence[Group]) -> None:
         """Trials of every model, all of them planned before the first is run."""
@@ -171,8 +181,7 @@ class _Study:
                 ]
         if self.plan.trials > 1:
             jobs = [trial.job for group in groups for trials in group.trials.values() for trial in trials]
-            self.say(f"{len(jobs)} trials")
-            results = self.store.run(jobs, self._told)
+            results = self._run(jobs, "trials")
         for group in groups:
             for model in group.models:
                 trials = group.trials[model.name]
@@ -193,12 +202,17 @@ class _Study:
         found: dict[str, Group] = {}
         for design in self.plan.designs:
             size = sizes[design]
-            if size == 1:  # of two tasks, all but one is the single task; a pair is the whole mix
-                groups: list[tuple[str, ...]] = []
-            else:
-                groups = list(combinations(self.config.tasks, size))
-            config = adjusted(model.config, {**multi.settings(model), "training.probes": 0})
-            found[design] = Group(design, [ModelPlan(tasks, only_tasks(config, tasks)) for tasks in groups])
+            # Of two tasks, all but one is the task alone, and the only pair is the model of all.
+            groups = list(combinations(self.config.tasks, size)) if size > 1 else []
+            config = adjusted(model.config, multi.settings(model))
+            unprobed = adjusted(config, {"training.probes": 0})
+            models = [
+                ModelPlan(tasks, config, keep=True)
+                if tasks == model.tasks
+                else ModelPlan(tasks, only_tasks(unprobed, tasks))
+                for tasks in groups
+            ]
+            found[design] = Group(design, models)
         return found
 
     def _curves(self, regimes: Mapping[str, Group]) -> dict[tuple[float, str], Group]:
@@ -236,11 +250,16 @@ class _Study:
                     (group, model, seed, self._job(model, seed, settings, test=True, data=data))
                     for seed in range(1, self.plan.seeds + 1)
                 ]
-        distinct = {job.key: job for *_, job in planned}
-        self.say(f"{len(distinct)} runs")
-        results = self.store.run(list(distinct.values()), self._told)
+        results = self._run([job for *_, job in planned], "runs")
         for group, model, seed, job in planned:
             group.runs[model.name, seed] = (job, results[job.key])
+
+    def _run(self, jobs: Sequence[Job], what: str) -> dict[str, Result]:
+        """Results by key; says how many there are to make, and each as it ends."""
+        distinct = {job.key: job for job in jobs}
+        missing = sum(not self.store.finished(job) for job in distinct.values())
+        self.say(f"{len(distinct)} {what}, {len(distinct) - missing} of them there already")
+        return self.store.run(list(distinct.values()), self._told)
 
     def _told(self, job: Job, result: Result) -> None:
         measured = result.measured
