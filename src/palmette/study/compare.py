@@ -250,6 +250,7 @@ class _Study:
                     (group, model, seed, self._job(model, seed, settings, test=True, data=data))
                     for seed in range(1, self.plan.seeds + 1)
                 ]
+        planned.sort(key=lambda one: one[2])  # seed by seed: an interrupted study has seen every model
         results = self._run([job for *_, job in planned], "runs")
         for group, model, seed, job in planned:
             group.runs[model.name, seed] = (job, results[job.key])

@@ -14,8 +14,6 @@ from palmette import __version__
 from palmette.config import Config, Cut
 from palmette.types import SPLITS
 
-START = "run:"  # in a job's configuration: the trunk is that of the job with the key that follows
-
 
 @dataclass(frozen=True)
 class Job:
@@ -57,18 +55,20 @@ class Job:
         Where the data lie does not matter, nor does what else the study holds: an extended or moved study finds its
         runs again. The number of threads changes the last bits of a result and is left out.
         """
-        config = self.config.model_dump(mode="json", exclude_none=True)
+        # What is at its default is left out, so that a setting which a later Palmette adds finds the runs as well.
+        config = self.config.model_dump(mode="json", exclude_defaults=True)
         if self.start is not None:
-            config["trunk"]["name"] = START + self.start.key
+            config["start"] = self.start.key
         config.pop("sources")
-        read = self.data.model_dump(mode="json", exclude_none=True)
+        read = self.data.model_dump(mode="json", exclude_defaults=True)
         for declared in read["tasks"].values():
-            declared.pop("weight")  # of a loss: says nothing about what is read
+            declared.pop("weight", None)  # of a loss: says nothing about what is read
         content = {
             "version": __version__,
             "config": config,
             "tasks": read["tasks"],
-            "withhold_leaks": read["withhold_leaks"],
+            "withhold_leaks": self.data.withhold_leaks,
+            "language": self.data.language,
             "sources": [_described(source) for source in self.data.sources],
             "test": self.test,
         }
@@ -109,7 +109,7 @@ def in_order(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def _described(source: Any) -> dict[str, Any]:
     """A source with its files replaced by digests of what they hold."""
-    found: dict[str, Any] = source.model_dump(mode="json", exclude_none=True)
+    found: dict[str, Any] = source.model_dump(mode="json", exclude_defaults=True)
     if source.format == "datasets":  # known by name; what a hub id stands for is its publisher's to keep
         return found
     for split in SPLITS:
