@@ -180,25 +180,6 @@ def _command() -> str:
     return shlex.join(["python", str(name), *sys.argv[1:]])
 
 
-def only_tasks(config: Config, tasks: Sequence[str]) -> Config:
-    """The configuration with some of its tasks, and of its sources those that label one of them."""
-    from palmette.config import Config
-
-    unknown = set(tasks) - config.tasks.keys()
-    if unknown:
-        raise SystemExit(f"--tasks: {', '.join(sorted(unknown))} not in the configuration: {', '.join(config.tasks)}")
-    data: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
-    data["tasks"] = {task: declared for task, declared in data["tasks"].items() if task in tasks}
-    for source in data["sources"]:
-        source["labels"] = {task: label for task, label in source["labels"].items() if task in tasks}
-    data["sources"] = [source for source in data["sources"] if source["labels"]]
-    weights = {task: weight for task, weight in data["mixing"].get("weights", {}).items() if task in tasks}
-    data["mixing"]["weights"] = weights
-    if data["training"]["select"] not in {"mean_relative", *tasks}:
-        data["training"]["select"] = "mean_relative"
-    return Config.parse(data)
-
-
 def run_folder(group: str, name: str, config: Config) -> Path:
     """Where a configuration's run with its seed lies: the same settings give the same folder, others another."""
     training = config.training

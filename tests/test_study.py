@@ -466,7 +466,7 @@ def comparable(folder: Path) -> str:
 def test_processes_and_ray_give_the_same_study(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="palmette[ray] is not installed")
     config = small(tmp_path, ("pos", "tone"))
-    plan = Plan.make(config, regimes=["multi_task", "sequential"], seeds=2, trials=1, probes=1)
+    plan = Plan.make(config, regimes=["sequential"], support="pos", seeds=1, trials=1)
     engines: dict[str, Engine] = {"one": Processes(1), "two": Processes(2), "ray": Ray(threads=1)}
     for name, engine in engines.items():
         compare(config, tmp_path / name, plan=plan, engine=engine, threads=1)
@@ -479,7 +479,7 @@ def test_a_study_killed_again_and_again_ends_the_same(tmp_path: Path) -> None:
     path = tmp_path / "tasks.yaml"
     path.write_text(config.dump())
     command = [sys.executable, "-m", "palmette.cli", "compare", str(path), "--regimes", "multi_task,sequential"]
-    command += ["--seeds", "2", "--budget", "trials=2", "--probes", "2", "--threads", "1", "--out"]
+    command += ["--seeds", "1", "--budget", "trials=1", "--probes", "2", "--threads", "1", "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     rng = np.random.default_rng(7)
     for _ in range(4):
@@ -490,3 +490,19 @@ def test_a_study_killed_again_and_again_ends_the_same(tmp_path: Path) -> None:
         time.sleep(1)  # a child notices that its parent is gone
     subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
     assert comparable(tmp_path / "killed") == comparable(tmp_path / "whole")
+
+
+def test_a_run_begun_before_the_study_was_moved_is_begun_again(tmp_path: Path) -> None:
+    config = small(tmp_path / "here", ("pos", "tone"), epochs=1)
+    plan = Plan.make(config, regimes=["multi_task"], seeds=1, trials=1, probes=0)
+    whole = compare(config, tmp_path / "whole", plan=plan, engine=InProcess(), threads=1)
+    key = whole["regimes"]["multi_task"]["runs"][0]["key"]
+    shutil.copytree(tmp_path / "whole", tmp_path / "moved")
+    begun = tmp_path / "moved" / "runs" / key
+    (begun / worker.RESULT).unlink()
+    (begun / "run" / "model.safetensors").unlink()
+    other = (begun / "run" / "config.yaml").read_text().replace(str(tmp_path / "here"), "/elsewhere")
+    (begun / "run" / "config.yaml").write_text(other)
+    engine = InProcess()
+    assert compare(config, tmp_path / "moved", plan=plan, engine=engine, threads=1) == whole
+    assert [folder.name for folder in engine.ran] == [key]

@@ -197,7 +197,7 @@ def compare(
         settings,
         out,
         plan=plan,
-        engine=Processes(jobs) if engine == "processes" else Ray(threads=threads),
+        engine=Processes(jobs) if engine == "processes" else Ray.for_this_hardware(threads),
         threads=threads,
         strict=strict,
         say=lambda line: console.print(line, markup=False),

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import statistics
 import sys
 import threading
@@ -20,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palmette.errors import PalmetteError
+from palmette.errors import PalmetteError, RunError
 
 if TYPE_CHECKING:
     from palmette.checkpoint import RunFolder
@@ -67,7 +68,15 @@ def run(folder: Path) -> None:
     config, data = (Config.parse(yaml.safe_load(job[name])) for name in ("config", "data"))
     corpus = restrict(load_corpus(data), config)
     continued = (folder / RUN).exists()
-    outcome = train(config, folder / RUN, resume=True, corpus=corpus, splits=("dev",))
+    try:
+        outcome = train(config, folder / RUN, resume=True, corpus=corpus, splits=("dev",))
+    except RunError:
+        if not continued:
+            raise
+        # Begun before the study was moved: its paths differ. What it is to become does not, so begin again.
+        shutil.rmtree(folder / RUN)
+        continued = False
+        outcome = train(config, folder / RUN, corpus=corpus, splits=("dev",))
     trained = Run.load(folder / RUN)
     result = {
         **_history(RunFolder(folder / RUN)),
