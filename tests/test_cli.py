@@ -146,6 +146,10 @@ def test_predict_shows_marks_tags_and_classes(folder: Path, invoke: Invoke) -> N
         (["train", "FOLDER/tasks.yaml", "--out", "FOLDER/new", "--set", "training.epoch=1"], "training.epoch"),
         (["train", "FOLDER/tasks.yaml", "--out", "FOLDER/new", "--set", "trunk.name=/absent"], "trunk"),
         (["check", "FOLDER/tasks.yaml", "--set", "tasks.pos.kind=nope"], "tasks.pos.kind"),
+        (["report", "FOLDER"], "study.json"),
+        (["compare", "FOLDER/tasks.yaml", "--out", "FOLDER/new", "--budget", "hours=3"], "--budget: expected trials=N"),
+        (["compare", "FOLDER/tasks.yaml", "--out", "FOLDER/new", "--regimes", "lucky"], "regimes"),
+        (["compare", "FOLDER/tasks.yaml", "--out", "FOLDER/new", "--support", "nope"], "'nope' is not a task"),
     ],
 )
 def test_a_users_mistake_is_one_message_and_exit_code_2(

@@ -369,7 +369,10 @@ def evidence(**verdicts: str) -> dict[str, Any]:
         "differences": differences,
         "transfer": {"probes": []},
         "leave_one_out": {},
-        "regimes": {"multi_task": {"drawn": drawn}},
+        "regimes": {
+            "multi_task": {"drawn": drawn},
+            "single_task": {"parameters": {t: {"shared": 22_600_000, "tasks": {t: 100_000}} for t in verdicts}},
+        },
     }
 
 
@@ -392,6 +395,7 @@ def test_what_would_change_follows_the_evidence() -> None:
     opposed = evidence(a="helps", b="helps", c="hurts")
     opposed["transfer"]["probes"] = [{"share": 0.9, "cosine": {"a": {"c": [-0.2, -0.1], "b": [0.3, 0.3]}}}]
     assert verdict.recommend(Plan(), opposed)["tasks"]["c"]["change"] == "separate trunk"
+    assert "22.7 M parameters" in verdict.recommend(Plan(), opposed)["tasks"]["c"]["cost"]
     assert "oppose those of a" in verdict.recommend(Plan(), opposed)["tasks"]["c"]["reason"]
     rare = evidence(a="helps", b="helps", c="hurts")
     rare["regimes"]["multi_task"]["drawn"]["c"] = 10
@@ -506,3 +510,19 @@ def test_a_run_begun_before_the_study_was_moved_is_begun_again(tmp_path: Path) -
     engine = InProcess()
     assert compare(config, tmp_path / "moved", plan=plan, engine=engine, threads=1) == whole
     assert [folder.name for folder in engine.ran] == [key]
+
+
+def test_the_console_shows_differences_what_to_ship_and_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    from example_study import example_study
+    from palmette.console import show_study
+
+    study = example_study()
+    show_study(Console(width=160), study)
+    shown = capsys.readouterr().out
+    assert study["recommendation"]["sentence"] in shown
+    for task, entry in study["recommendation"]["tasks"].items():
+        assert f"{task}: {entry['reason']}"[:60] in shown
+    (failed,) = [run for found in study["regimes"].values() for run in found["runs"] if run["state"] == "failed"]
+    assert f"failed: {failed['model']}, seed {failed['seed']}" in shown

@@ -207,6 +207,9 @@ def _describe(group: Group) -> dict[str, Any]:
         "trials": trials,
         "chosen": {model.name: dict(group.settings(model)) for model in group.models},
         "runs": runs,
+        "parameters": {
+            job.model: result.measured["parameters"] for job, result in group.runs.values() if result.error is None
+        },
         "drawn": {task: sum(counts) / len(seeds) for task, counts in drawn.items()} if done else {},
         "wordpieces": group.wordpieces(),
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from palmette.study.plan import Plan
+from palmette.study.plan import BASELINE, Plan
 
 _LATE = 0.5  # of the run: the probes after it say whether tasks still oppose each other
 _RARE = 0.1  # share of the draws below which a task that loses may simply be seen too rarely
@@ -85,7 +85,9 @@ def _change(task: str, found: Mapping[str, Any]) -> tuple[str, str, str]:
     """
     opposed = opposed_by(task, found["transfer"].get("probes", ()))
     sequential = found["differences"][task].get("sequential", {})
-    own_trunk = "one more trunk to train and host, and one more encoder pass for each text (see the cost ledger)"
+    alone = found["regimes"][BASELINE]["parameters"][task]
+    size = (alone["shared"] + alone["tasks"][task]) / 1e6
+    own_trunk = f"{size:.1f} M parameters more to train and host, and one more encoder pass a text (cost ledger)"
     if opposed:
         return "separate trunk", f"Its gradients oppose those of {_list(opposed)}.", own_trunk
     if sequential.get("verdict") in {"helps", "no difference shown"}:
@@ -94,9 +96,9 @@ def _change(task: str, found: Mapping[str, Any]) -> tuple[str, str, str]:
     drawn = found["regimes"]["multi_task"]["drawn"]
     if drawn.get(task, 0) < _RARE * sum(drawn.values()):
         why = "It is a small part of what the model draws, and no gradients oppose it."
-        return "sampling", why, "longer training: raise its share in mixing, or its weight; nothing at serving time"
+        return "sampling", why, "longer training (raise its share in mixing, or its weight); nothing when serving"
     why = "No gradients oppose it and it is drawn often, so that what it reads from the trunk is the next thing to try."
-    return "heads", why, "a few thousand to a million parameters, no further encoder pass"
+    return "heads", why, "a deeper head, well under a million parameters; no further encoder pass"
 
 
 def opposed_by(task: str, probes: Any) -> list[str]:
