@@ -305,16 +305,11 @@ class Loop:
             group["lr"] = group["peak"] * factor
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         parts = split_update(rows, self.training.accumulation * processes)
-        # Denominators are those of the whole update, known to every process because all plan the same.
-        batches = [
-            collate(part, self.dataset, self.kinds, pad=self.pad, labelled=True) if part else None for part in parts
-        ]
-        units: dict[str, float] = {}
-        for batch in batches:
-            for task, part in batch.tasks.items() if batch is not None else ():
-                units[task] = units.get(task, 0.0) + part.units
-        own = list(batches[rank::processes])
-        filler = next(batch for batch in batches if batch is not None)
+        own = [self._collate(part) if part else None for part in parts[rank::processes]]
+        units = self._units(own)
+        filler = next((batch for batch in own if batch is not None), None)
+        if filler is None:
+            filler = self._collate(next(part for part in parts if part))
         for number, batch in enumerate(own):
             last = number + 1 == len(own)
             if last or processes == 1:
@@ -329,6 +324,20 @@ class Loop:
         tally.units += sum(units.values())
         tally.tokens += sum(map(len, rows))
         self.units_done += sum(units.values())
+
+    def _collate(self, rows: Sequence[Row]) -> Batch:
+        return collate(rows, self.dataset, self.kinds, pad=self.pad, labelled=True)
+
+    def _units(self, batches: Sequence[Batch | None]) -> dict[str, float]:
+        """Labelled units of each task in the whole update: denominators are the same for all parts and processes."""
+        units = dict.fromkeys(self.kinds, 0.0)
+        for batch in batches:
+            for task, part in batch.tasks.items() if batch is not None else ():
+                units[task] += part.units
+        if self.accelerator.num_processes > 1:
+            counts = torch.tensor(list(units.values()), dtype=torch.float64, device=self.accelerator.device)
+            units = dict(zip(units, self.accelerator.reduce(counts, reduction="sum").tolist(), strict=True))
+        return units
 
     def _backward(self, batch: Batch | None, filler: Batch, units: Mapping[str, float], tally: _Tally) -> None:
         if batch is None:  # this process has no row in this part, but must take part in the exchange of gradients
