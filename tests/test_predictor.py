@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from palmette.config import TaskConfig
 from palmette.errors import RunError
 from palmette.kinds import KINDS, AnyKind
 from palmette.predictor import Input, Predictor
+from palmette.text import find_words
 from palmette.types import Answer, Example, Prediction, Text
 from strategies import raw_texts, words
 
@@ -72,7 +74,7 @@ class Engine:
 
 def predictor_of(**options: Any) -> tuple[Predictor, Engine]:
     engine = Engine()
-    return Predictor(TASKS, ENCODER, engine, pad=0, language="en", **options), engine
+    return Predictor(TASKS, ENCODER, engine, pad=0, find_words=partial(find_words, language="en"), **options), engine
 
 
 texts = st.lists(st.sampled_from(WORDS), max_size=50).map(" ".join)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,15 @@ class Dataset:
         return [row for number in numbers for row in self.encoded[number].rows]
 
 
-def collate(rows: Sequence[Row], dataset: Dataset, kinds: Mapping[str, AnyKind], *, pad: int, labelled: bool) -> Batch:
+def collate(
+    rows: Sequence[Row],
+    dataset: Dataset,
+    kinds: Mapping[str, AnyKind],
+    *,
+    pad: int,
+    labelled: bool,
+    wanted: Sequence[Collection[str]] | None = None,
+) -> Batch:
     """Pad rows into a batch.
 
     Args:
@@ -85,6 +93,7 @@ def collate(rows: Sequence[Row], dataset: Dataset, kinds: Mapping[str, AnyKind],
         pad: vocabulary id of padding.
         labelled: prepare targets for the tasks that an example is labelled for (training); else prepare, without
             targets, every task that takes it (prediction).
+        wanted: when predicting, the tasks to prepare of each example of the dataset instead.
     """
     width = max(map(len, rows))
     shape = (len(rows), width)
@@ -104,11 +113,19 @@ def collate(rows: Sequence[Row], dataset: Dataset, kinds: Mapping[str, AnyKind],
         chosen = [
             (number, row)
             for number, row in enumerate(rows)
-            if (task in dataset.examples[row.example].labels if labelled else kind.takes(dataset.examples[row.example]))
+            if _carries(
+                task, kind, dataset.examples[row.example], labelled, None if wanted is None else wanted[row.example]
+            )
         ]
         if chosen:
             tasks[task] = _task_batch(task, kind, chosen, dataset, width=width, labelled=labelled)
     return Batch(inputs, tasks, rows)
+
+
+def _carries(task: str, kind: AnyKind, example: Example, labelled: bool, wanted: Collection[str] | None) -> bool:
+    if wanted is not None:
+        return task in wanted
+    return task in example.labels if labelled else kind.takes(example)
 
 
 def _task_batch(

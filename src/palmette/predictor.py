@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from palmette.batching import Batch, Dataset, by_length, collate
 from palmette.errors import RunError
 from palmette.kinds import AnyKind
-from palmette.text import TextEncoder, find_words, well_formed
+from palmette.text import TextEncoder, well_formed
 from palmette.types import Example, Prediction, Text
 
 Engine = Callable[[Batch], Mapping[str, NDArray[Any]]]
@@ -31,7 +31,7 @@ class Predictor:
         encoder: texts -> rows.
         engine: batch -> outputs of each task in the batch.
         pad: vocabulary id of padding.
-        language: of raw texts.
+        find_words: raw text -> words.
         batch_tokens: most padded tokens in one batch.
     """
 
@@ -42,14 +42,14 @@ class Predictor:
         engine: Engine,
         *,
         pad: int,
-        language: str,
+        find_words: Callable[[str], Text],
         batch_tokens: int = 4096,
     ) -> None:
         self.kinds = kinds
         self.encoder = encoder
         self.engine = engine
         self.pad = pad
-        self.language = language
+        self.find_words = find_words
         self.batch_tokens = batch_tokens
 
     def choose(self, tasks: Sequence[str] | None) -> dict[str, AnyKind]:
@@ -72,7 +72,7 @@ class Predictor:
             RunError: it is none of these.
         """
         if isinstance(given, str):
-            return Example(find_words(given, language=self.language), {})
+            return Example(self.find_words(given), {})
         if isinstance(given, tuple) and len(given) == 2:
             first, second = (self.example(part).text for part in given)
             return Example(first, {}, pair=second)
@@ -82,11 +82,22 @@ class Predictor:
 
     def answer(self, examples: Sequence[Example], tasks: Sequence[str] | None = None) -> list[dict[str, Prediction]]:
         """Each example's predictions, for those of `tasks` that take such an input."""
-        return self._run(examples, self.choose(tasks), labelled=False)
+        return self._run(examples, [self._taking(example, self.choose(tasks)) for example in examples])
+
+    def answer_each(
+        self, examples: Sequence[Example], tasks: Sequence[Sequence[str] | None]
+    ) -> list[dict[str, Prediction]]:
+        """The same, each example with tasks of its own: what several callers asked for, computed together."""
+        pairs = zip(examples, tasks, strict=True)
+        return self._run(examples, [self._taking(example, self.choose(chosen)) for example, chosen in pairs])
 
     def answer_labelled(self, examples: Sequence[Example]) -> list[dict[str, Prediction]]:
         """Each example's predictions for the tasks that it is labelled for (evaluation)."""
-        return self._run(examples, dict(self.kinds), labelled=True)
+        return self._run(examples, [[task for task in self.kinds if task in e.labels] for e in examples])
+
+    @staticmethod
+    def _taking(example: Example, kinds: Mapping[str, AnyKind]) -> list[str]:
+        return [task for task, kind in kinds.items() if kind.takes(example)]
 
     def stream(
         self, inputs: Iterable[Input | Example], tasks: Sequence[str] | None = None
@@ -103,7 +114,7 @@ class Predictor:
         ]:
             if tasks:
                 self._refuse_unanswerable(chunk, kinds)
-            yield from zip(chunk, self._run(chunk, kinds, labelled=False), strict=True)
+            yield from zip(chunk, self._run(chunk, [self._taking(example, kinds) for example in chunk]), strict=True)
 
     @staticmethod
     def _refuse_unanswerable(examples: Sequence[Example], kinds: Mapping[str, AnyKind]) -> None:
@@ -126,29 +137,24 @@ class Predictor:
         rendered["tasks"] = {task: self.kinds[task].render(found, example) for task, found in predictions.items()}
         return rendered
 
-    def _run(
-        self, examples: Sequence[Example], kinds: dict[str, AnyKind], *, labelled: bool
-    ) -> list[dict[str, Prediction]]:
-        answers: list[dict[str, Prediction]] = [{} for _ in examples]
+    def _run(self, examples: Sequence[Example], wanted: Sequence[Sequence[str]]) -> list[dict[str, Prediction]]:
+        """Answers of each example to the tasks that are wanted of it, in that order."""
         dataset = Dataset(examples, self.encoder.encode(examples))
-        wanted = [
-            number
-            for number, example in enumerate(examples)
-            if any((task in example.labels) if labelled else kind.takes(example) for task, kind in kinds.items())
-        ]
+        asked = [number for number, tasks in enumerate(wanted) if tasks]
         outputs: dict[tuple[str, int], dict[int, NDArray[Any]]] = {}
-        for rows in by_length(dataset.rows(wanted), batch_tokens=self.batch_tokens):
-            batch = collate(rows, dataset, kinds, pad=self.pad, labelled=False)
+        for rows in by_length(dataset.rows(asked), batch_tokens=self.batch_tokens):
+            batch = collate(rows, dataset, self.kinds, pad=self.pad, labelled=False, wanted=wanted)
             found = self.engine(batch)
             for task, part in batch.tasks.items():
                 pieces = np.split(found[task], np.cumsum(part.sizes)[:-1])
                 for number, piece in zip(part.rows, pieces, strict=True):
                     row = rows[number]
                     outputs.setdefault((task, row.example), {})[row.window] = piece
-        for (task, number), found_windows in outputs.items():
-            if labelled and task not in examples[number].labels:
-                continue
+        answers: list[dict[str, Prediction]] = []
+        for number, tasks in enumerate(wanted):
             encoded = dataset.encoded[number]
-            windows = [(row, found_windows[row.window]) for row in encoded.rows]
-            answers[number][task] = kinds[task].decode(windows, examples[number], encoded.spans)
-        return [{task: answer[task] for task in kinds if task in answer} for answer in answers]
+            answers.append({})
+            for task in tasks:
+                windows = [(row, outputs[task, number][row.window]) for row in encoded.rows]
+                answers[-1][task] = self.kinds[task].decode(windows, examples[number], encoded.spans)
+        return answers

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from palmette import evaluation
+from palmette.answering import Answerer
 from palmette.checkpoint import RunFolder, load_weights, read_labels
 from palmette.config import Config
 from palmette.corpus import load_corpus
 from palmette.errors import RunError
-from palmette.kinds import AnyKind
 from palmette.model import Model, pad_id, torch_engine
-from palmette.predictor import Input, Predictor
+from palmette.predictor import Predictor
+from palmette.text import find_words
 from palmette.trunk import load_architecture
-from palmette.types import Example, Prediction
+from palmette.types import Example
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Answerer):
     """A finished run, ready to answer."""
 
     folder: RunFolder
     config: Config
-    kinds: dict[str, AnyKind]
     model: Model
-    predictor: Predictor
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
@@ -54,31 +54,10 @@ class Run:
         load_weights(model, folder.weights)
         model.to(device).eval()
         engine = torch_engine(model, device, config.training.precision)
-        predictor = Predictor(kinds, encoder, engine, pad=pad_id(model), language=config.language)
-        return cls(folder, config, kinds, model, predictor)
-
-    def predict(self, inputs: Input | Sequence[Input], *, tasks: Sequence[str] | None = None) -> Any:
-        """Answers as JSON-like objects: one for one text, a list for a list of texts.
-
-        Args:
-            inputs: a string, a pair (tuple of two), or a list of inputs; words are a list of strings inside that list.
-            tasks: which tasks to answer; all that take such an input by default.
-
-        Raises:
-            RunError: an input is none of these, or a task is unknown.
-        """
-        if isinstance(inputs, str | tuple):
-            return next(self.stream([inputs], tasks=tasks))
-        return list(self.stream(inputs, tasks=tasks))
-
-    def stream(self, inputs: Iterable[Input], *, tasks: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Answers in order, in bounded memory, for any number of inputs."""
-        for example, predictions in self.predictor.stream(inputs, tasks):
-            yield self.predictor.render(example, predictions)
-
-    def answer(self, examples: Sequence[Example]) -> list[dict[str, Prediction]]:
-        """Predictions for examples, of every task that takes them."""
-        return self.predictor.answer(examples)
+        predictor = Predictor(
+            kinds, encoder, engine, pad=pad_id(model), find_words=partial(find_words, language=config.language)
+        )
+        return cls(kinds, predictor, folder, config, model)
 
     def evaluate(
         self,

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +32,7 @@ from palmette.model import Model, autocast, pad_id, run, to_tensors, torch_engin
 from palmette.precision import choose_precision
 from palmette.predictor import Predictor
 from palmette.probes import Probes, marks
-from palmette.text import Row, TextEncoder
+from palmette.text import Row, TextEncoder, find_words
 from palmette.trunk import load_pretrained, save_architecture
 from palmette.types import SPLITS, Example, Prediction, Split
 
@@ -237,7 +238,7 @@ class Loop:
             encoder,
             torch_engine(model, accelerator.device, self.training.precision),
             pad=self.pad,
-            language=config.language,
+            find_words=partial(find_words, language=config.language),
         )
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.alarms = Alarms(
