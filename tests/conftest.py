@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import multiprocessing
 import random
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from palmette.text import find_words
 
 # Importing spaCy draws from `random`, which hypothesis forbids inside a strategy: the first test to do so would fail.
 find_words("", language="en")
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
 # Generated cases are the same in every run; a shared machine's pauses are no failure.
 hypothesis.settings.register_profile("palmette", deadline=None, derandomize=True)
@@ -106,3 +109,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
     config = Config.parse(tiny_config(folder, long=2, epochs=6))
     return train_and_keep(config, folder / "run")
+
+
+@pytest.fixture(scope="session")
+def bundled(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `trained`, in fp32. Treat it as read-only."""
+    from palmette.deploy.export import export
+
+    return export(trained.folder, tmp_path_factory.mktemp("bundled") / "bundle", now=NOW).folder

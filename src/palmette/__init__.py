@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palmette.errors import ConfigError, MissingExtraError, PalmetteError, ReadError, RunError
+from palmette.errors import BundleError, ConfigError, MissingExtraError, PalmetteError, ReadError, RunError
 
 if TYPE_CHECKING:
     from palmette.config import Config
     from palmette.run import Run
+    from palmette.runtime import Runtime
 
 __version__ = "0.1.0"
 
@@ -56,8 +57,9 @@ def compare(
         ConfigError, ReadError, RunError: what is wrong, and where.
     """
     from palmette.config import Config
+    from palmette.machine import cores
     from palmette.study.compare import compare as run_study
-    from palmette.study.execute import Processes, cores
+    from palmette.study.execute import Processes
     from palmette.study.plan import Plan
 
     if isinstance(config, str | Path):
@@ -77,18 +79,48 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def load(path: str | Path) -> Run:
-    """Load a finished run.
+def load(path: str | Path) -> Run | Runtime:
+    """Load a bundle, or a finished run: both answer by `predict`, `stream` and `answer`.
 
     Raises:
-        RunError: it is not one.
+        BundleError, RunError: it is neither, or is damaged.
+        MissingExtraError: a run needs `palmette[train]`, a bundle `palmette[serve]`.
     """
-    from palmette.run import Run
+    from palmette.deploy.bundle import is_bundle
 
+    if is_bundle(path):
+        from palmette.runtime import Runtime
+
+        return Runtime.load(path)
+    try:
+        from palmette.run import Run
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error.name), "train") from error
     return Run.load(path)
 
 
+def export(run: str | Path, out: str | Path, **options: Any) -> Runtime:
+    """Write a run's bundle and load it.
+
+    Args:
+        run: the run folder.
+        out: the folder to write; must not exist.
+        **options: of `palmette.deploy.export.export`: quantize, accuracy_budget, say.
+
+    Raises:
+        BundleError: the graph does not answer as the run does, or int8 costs more than the budget.
+    """
+    from datetime import UTC, datetime
+
+    from palmette.deploy.export import export as write
+    from palmette.runtime import Runtime
+
+    write(run, out, now=datetime.now(UTC), **options)
+    return Runtime.load(out)
+
+
 __all__ = [
+    "BundleError",
     "Config",
     "ConfigError",
     "MissingExtraError",
@@ -96,6 +128,7 @@ __all__ = [
     "ReadError",
     "RunError",
     "compare",
+    "export",
     "load",
     "train",
 ]

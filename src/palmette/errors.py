@@ -22,6 +22,10 @@ class RunError(PalmetteError):
     """A run folder is missing something, or does not fit what is asked of it."""
 
 
+class BundleError(PalmetteError):
+    """A bundle is damaged, was changed, is not one, or cannot be made."""
+
+
 class MissingExtraError(PalmetteError):
     """A feature needs packages that an extra of Palmette brings."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class MultilabelClassification(Kind[frozenset[str]]):
-    """A yes or no for each class; yes from a probability of one half."""
+    """A yes or no for each class; yes above the state's `threshold`, a probability of one half."""
 
     inputs: ClassVar = "any"
     metrics: ClassVar = ("micro_f1", "macro_f1", "subset_accuracy")
@@ -28,6 +28,7 @@ class MultilabelClassification(Kind[frozenset[str]]):
     def __init__(self, task: str, config: TaskConfig, state: Mapping[str, Any]) -> None:
         super().__init__(task, config, state)
         self._number = {label: number for number, label in enumerate(self.labels)}
+        self._threshold = float(state.get("threshold", 0.5))
 
     @classmethod
     def parse(cls, raw: RawLabel, config: TaskConfig, example: Example) -> frozenset[str]:
@@ -41,7 +42,7 @@ class MultilabelClassification(Kind[frozenset[str]]):
         found = {label for members in labels for label in members}
         if not found:
             raise LabelError("no training example has any class")
-        return label_set(found)
+        return {**label_set(found), "threshold": 0.5}
 
     def unseen(self, label: frozenset[str]) -> set[str]:
         return set(label) - self._number.keys()
@@ -70,7 +71,7 @@ class MultilabelClassification(Kind[frozenset[str]]):
     def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
         logits = np.concatenate([outputs for _, outputs in windows]).mean(axis=0).astype(np.float64)  # [labels]
         probabilities = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
-        chosen = frozenset(label for label, logit in zip(self.labels, logits, strict=True) if logit > 0)
+        chosen = frozenset(label for label, p in zip(self.labels, probabilities, strict=True) if p > self._threshold)
         # The set is right only if every yes and every no is; the least certain of them bounds it.
         return Prediction(chosen, float(np.maximum(probabilities, 1 - probabilities).min(initial=1.0)))
 

@@ -19,10 +19,11 @@ from palmette.checkpoint import write_atomically
 from palmette.config import Config
 from palmette.corpus import Corpus, load_corpus
 from palmette.errors import RunError
+from palmette.machine import cores
 from palmette.mixing import Mixing, sampling_rates
 from palmette.study import ledger, tuning
 from palmette.study.evidence import Group, Trial, weigh
-from palmette.study.execute import Engine, Processes, Result, Store, cores
+from palmette.study.execute import Engine, Processes, Result, Store
 from palmette.study.jobs import Job
 from palmette.study.plan import Plan
 from palmette.study.regimes import REGIMES, ModelPlan, Setting, adjusted, only_tasks

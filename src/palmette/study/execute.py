@@ -141,11 +141,6 @@ def _last_words(place: Path, code: int) -> str:
     return f"{ended}: {last[:300]}"
 
 
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class Processes:
     """Jobs on this machine, so many at once."""

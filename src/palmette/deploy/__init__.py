@@ -1,0 +1,1 @@
+"""A run -> the deployable folder: its graph, its card, its manifest."""
