@@ -242,6 +242,11 @@ def test_the_mask_token_is_used_where_there_is_one() -> None:
     assert TextEncoder(masked, max_length=24).mask == masked.token_to_id("[MASK]")
 
 
+@pytest.fixture(scope="module")
+def run(trained: Trained) -> Run:
+    return Run.load(trained.folder)
+
+
 class TestRun:
     INPUTS: tuple[Any, ...] = (
         "Anna sat in Paris, good film.",
@@ -252,10 +257,6 @@ class TestRun:
         [WORDS[number % len(WORDS)] for number in range(120)],
         ("where is tom", " ".join([*WORDS, *WORDS, "tom", "is", "in", "london"])),
     )
-
-    @pytest.fixture(scope="class")
-    def run(self, trained: Trained) -> Run:
-        return Run.load(trained.folder)
 
     @pytest.mark.parametrize("task", ALL_TASKS)
     def test_the_support_of_a_prediction_is_its_confidence(self, trained: Trained, run: Run, task: str) -> None:
