@@ -6,13 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import palmette
 from conftest import Trained
 from fakes import WORDS, tiny_tokenizer, tiny_vocabulary
 from palmette.errors import RunError
+from palmette.kinds.sequence_labeling import write_iob2
 from palmette.run import Run
+from palmette.types import Example, Prediction, Text
+from strategies import spans
 
 TEXTS = ["anna sat in paris", "the dog runs fast", "tom"]
 
@@ -67,8 +73,9 @@ def form(value: Any) -> Any:
 class TestTokens:
     def test_words_have_the_form_of_their_tokens(self, run: Run) -> None:
         pipe, other = palmette.pipeline(run, "pos"), theirs("token-classification", ["D", "N"])
-        for given in (TEXTS[0], TEXTS, TEXTS[:1]):
-            ours, found = pipe(given), other(given)
+        inputs: Any
+        for inputs in (TEXTS[0], TEXTS, TEXTS[:1]):
+            ours, found = pipe(inputs), other(inputs)
             assert form(ours) == form(found)
             json.dumps(ours)
         # Every word of this text is one of their tokens, so that places and counts are the same as well.
@@ -91,30 +98,31 @@ class TestTokens:
         assert form(pipe(text)) == form(other(text))
         assert form(pipe([text, text])) == form(other([text, text]))
 
-    def test_groups_are_cut_as_theirs_are(self, run: Run) -> None:
-        """The same tags make the same groups: theirs are computed by their code from our words and tags."""
+    @pytest.mark.parametrize("task", ["ner", "pos"])
+    def test_groups_are_cut_as_theirs_are(self, run: Run, task: str) -> None:
+        """The same tags make the same groups: theirs are what their code makes of our words, tags and scores."""
         other = theirs("token-classification", ["O"])
-        for task in ("ner", "pos"):
-            pipe = palmette.pipeline(run, task)
-            seen = 0
-            for text in (" ".join([*WORDS, "a1", "anna sat in paris 3"]), "anna tom sat in paris london", "tom anna anna in london paris", " ".join(WORDS)):
-                tagged = run.predict(text, tasks=[task])
-                (prediction,) = run.answer([run.predictor.example(text)], [task])
-                scores: Any = prediction[task].confidence
-                entities = [
-                    {"entity": tag, "score": score, "word": word, "start": start, "end": end}
-                    for tag, score, word, (start, end) in zip(
-                        tagged["tasks"][task]["tags"], scores, tagged["words"], tagged["offsets"], strict=True
-                    )
-                ]
-                groups = [group for group in other.group_entities(entities) if group["entity_group"] != "O"]
-                ours = pipe(text, aggregation_strategy="simple")
-                keys = ("entity_group", "start", "end")
-                assert [[g[key] for key in keys] for g in ours] == [[g[key] for key in keys] for g in groups]
-                assert [g["score"] for g in ours] == pytest.approx([g["score"] for g in groups])
-                assert all(text[g["start"] : g["end"]] == g["word"] for g in ours)
-                seen += len(ours)
-            assert seen > 5
+        pipe = palmette.pipeline(run, task)
+        tags = spans().map(lambda drawn: write_iob2(drawn[1], drawn[0]))
+        plain = st.lists(st.sampled_from(["N", "D", "O"]), max_size=12).map(tuple)
+
+        @given(tags if task == "ner" else plain, st.integers(0, 99))
+        @settings(max_examples=100)
+        def check(drawn: tuple[str, ...], seed: int) -> None:
+            scores = tuple(map(float, np.random.default_rng(seed).random(len(drawn))))
+            text = Text(tuple(f"w{number}" for number in range(len(drawn))))
+            entities = [
+                {"entity": tag, "score": score, "word": word, "start": start, "end": end}
+                for tag, score, word, (start, end) in zip(drawn, scores, text.words, text.spans, strict=True)
+            ]
+            groups = [group for group in other.group_entities(entities) if group["entity_group"] != "O"]
+            ours = pipe._groups(Example(text, {}), Prediction(drawn, scores))
+            keys = ("entity_group", "start", "end")
+            assert [[g[key] for key in keys] for g in ours] == [[g[key] for key in keys] for g in groups]
+            assert [g["score"] for g in ours] == pytest.approx([g["score"] for g in groups])
+            assert all(text.string[g["start"] : g["end"]] == g["word"] for g in ours)
+
+        check()
 
     def test_spans_are_the_groups(self, run: Run) -> None:
         text = "Anna sat in Paris. Tom Tom runs."
@@ -143,12 +151,12 @@ class TestTexts:
     @pytest.mark.parametrize("early", [False, True])
     def test_the_form_is_theirs(self, run: Run, options: dict[str, Any], *, early: bool) -> None:
         other = theirs("text-classification", ["down", "up"], **(options if early else {}))
-        given: Any
-        for task, inputs in (("tone", (TEXTS[0], TEXTS, TEXTS[:1])), ("same", (PAIR, [PAIR, PAIR]))):
+        inputs: Any
+        for task, many in (("tone", (TEXTS[0], TEXTS, TEXTS[:1])), ("same", (PAIR, [PAIR, PAIR]))):
             pipe = palmette.pipeline(run, task, **(options if early else {}))
-            for given in inputs:
+            for inputs in many:
                 call = {} if early else options
-                ours, found = pipe(given, **call), other(given, **call)
+                ours, found = pipe(inputs, **call), other(inputs, **call)
                 assert form(ours) == form(found)
                 assert [len(one) for one in ours] == [len(one) for one in found]
                 json.dumps(ours)
@@ -237,6 +245,6 @@ def test_what_has_no_pipeline(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_kind_without_a_counterpart(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(palmette.pipelines, "_FORMS", ())  # type: ignore[attr-defined]
+    monkeypatch.setattr("palmette.pipelines._FORMS", ())
     with pytest.raises(RunError, match="task 'pos': there is no pipeline for the kind sequence_labeling; use predict"):
         palmette.pipeline(run, "pos")

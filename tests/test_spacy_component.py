@@ -265,8 +265,9 @@ def test_a_path_that_is_no_model(tmp_path: Path) -> None:
         pipeline(tmp_path)
 
 
-def test_spacy_finds_the_component_by_its_entry_point(trained: Trained, tmp_path: Path) -> None:
-    """As installed: nothing of Palmette is imported before the pipeline asks for its factory."""
+@pytest.mark.parametrize("first", ["", "import palmette.spacy_component; "])
+def test_spacy_finds_the_component_by_its_entry_point(trained: Trained, tmp_path: Path, first: str) -> None:
+    """As installed: nobody but spaCy need import the component."""
     declared = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     points = declared["project"]["entry-points"]["spacy_factories"]
     information = tmp_path / "palmette_spacy-1.0.dist-info"
@@ -275,7 +276,7 @@ def test_spacy_finds_the_component_by_its_entry_point(trained: Trained, tmp_path
     lines = [f"{name} = {target}\n" for name, target in points.items()]
     (information / "entry_points.txt").write_text("".join(["[spacy_factories]\n", *lines]))
     code = (
-        "import spacy, sys; nlp = spacy.blank('en'); assert 'palmette' not in sys.modules; "
+        f"import spacy, sys; assert 'palmette' not in sys.modules; {first}nlp = spacy.blank('en'); "
         "nlp.add_pipe('palmette', config={'path': sys.argv[1]}); print(nlp('Anna sat')[0].tag_)"
     )
     path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
