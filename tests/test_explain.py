@@ -247,6 +247,30 @@ def run(trained: Trained) -> Run:
     return Run.load(trained.folder)
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_an_answer_keeps_its_probability_also_where_pieces_share_their_place(name: str) -> None:
+    encoder, kind = TextEncoder(TOKENIZERS[name](), max_length=24), TASKS["answer"]
+
+    @given(words, st.integers(0, 999))
+    @settings(max_examples=60)
+    def check(passage: tuple[str, ...], seed: int) -> None:
+        example = Example(Text(("who",)), {}, pair=Text(passage))
+        (encoded,) = encoder.encode([example])
+        rng = np.random.default_rng(seed)
+        one, other = (
+            [(row, rng.normal(scale=4, size=(1, len(row), 2)).astype(np.float32)) for row in encoded.rows]
+            for _ in range(2)
+        )
+        found = kind.decode(one, example, encoded.spans)
+        assert kind.support(one, example, encoded.spans, found) == pytest.approx([found.confidence], abs=1e-9)
+        (support,) = kind.support(other, example, encoded.spans, found)
+        assert 0 < support <= 1
+        best = kind.decode(other, example, encoded.spans)
+        assert support <= best.confidence + 1e-9 or not best.label  # type: ignore[operator]
+
+    check()
+
+
 class TestRun:
     INPUTS: tuple[Any, ...] = (
         "Anna sat in Paris, good film.",

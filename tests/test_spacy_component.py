@@ -288,3 +288,9 @@ def test_spacy_finds_the_component_by_its_entry_point(trained: Trained, tmp_path
         check=True,
     )
     assert done.stdout.strip() in ("N", "D")
+
+
+def test_without_spacy_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['spacy'] = None; import palmette.spacy_component"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "spacy is not installed: pip install 'palmette[spacy]'" in done.stderr

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 Scores = NDArray[np.float64]
 
-# The most passes that one input may cost (a word in two overlapping windows costs two). In a longer one, neighbouring
-# words are hidden together: coarse, but of all of it.
+# How often something is hidden in one input, at most (once more in a pair). In one of more words, neighbours are hidden
+# together: coarse, but all of it is explained at a bounded cost.
 MOST = 256
 _CHUNK = 512  # passes that are batched together; bounds the memory of a stream
 
