@@ -87,6 +87,13 @@ def test_rendered_answers_are_the_runs(run: Run, runtime: Runtime) -> None:
         assert rounded(one) == rounded(other)
 
 
+def test_explanations_are_the_runs(run: Run, runtime: Runtime) -> None:
+    inputs: list[Input] = ["Anna sat in Paris.", ("where is anna", "anna sat in paris 3")]
+    for one, other in zip(run.predict(inputs, explain=True), runtime.predict(inputs, explain=True), strict=True):
+        assert rounded(one) == rounded(other)
+    assert any("explanation" in found for found in runtime.predict(inputs[1], explain=True)["tasks"].values())
+
+
 def rounded(found: Any) -> Any:
     if isinstance(found, float):
         return pytest.approx(found, abs=2e-4)

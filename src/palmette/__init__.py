@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from palmette.errors import BundleError, ConfigError, MissingExtraError, PalmetteError, ReadError, RunError
 
 if TYPE_CHECKING:
+    from palmette.answering import Answerer
     from palmette.config import Config
     from palmette.run import Run
     from palmette.runtime import Runtime
@@ -119,6 +120,22 @@ def export(run: str | Path, out: str | Path, **options: Any) -> Runtime:
     return Runtime.load(out)
 
 
+def pipeline(model: Answerer | str | Path, task: str, **options: Any) -> Any:
+    """A task as a callable with the inputs and outputs of a Hugging Face `pipeline`.
+
+    Args:
+        model: a run or a bundle, or its folder.
+        task: one of its tasks: tags, classes, a number, or question answering.
+        **options: what calls use by default: `aggregation_strategy` for tags, `top_k` for classes.
+
+    Raises:
+        RunError: there is no such model or task, or no pipeline for its kind.
+    """
+    from palmette.pipelines import make_pipeline
+
+    return make_pipeline(load(model) if isinstance(model, str | Path) else model, task, **options)
+
+
 __all__ = [
     "BundleError",
     "Config",
@@ -130,5 +147,6 @@ __all__ = [
     "compare",
     "export",
     "load",
+    "pipeline",
     "train",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from palmette.explain import explanations
 from palmette.kinds import AnyKind
 from palmette.predictor import Input, Predictor
 from palmette.types import Example, Prediction
@@ -23,22 +24,30 @@ class Answerer:
     kinds: dict[str, AnyKind]
     predictor: Predictor
 
-    def predict(self, inputs: Input | Sequence[Input], *, tasks: Sequence[str] | None = None) -> Any:
+    def predict(
+        self, inputs: Input | Sequence[Input], *, tasks: Sequence[str] | None = None, explain: bool = False
+    ) -> Any:
         """Answers as JSON-like objects: one for one text, a list for a list of texts.
 
         Args:
             inputs: a string, a pair (tuple of two), or a list of inputs; words are a list of strings inside that list.
             tasks: which tasks to answer; all that take such an input by default.
+            explain: say which words carried each answer (`palmette.explain`), at the cost of a pass a word.
 
         Raises:
-            RunError: an input is none of these, or a task is unknown.
+            RunError: an input is none of these, a task is unknown or, with `explain`, cannot be explained.
         """
         if isinstance(inputs, str | tuple):
-            return next(self.stream([inputs], tasks=tasks))
-        return list(self.stream(inputs, tasks=tasks))
+            return next(self.stream([inputs], tasks=tasks, explain=explain))
+        return list(self.stream(inputs, tasks=tasks, explain=explain))
 
-    def stream(self, inputs: Iterable[Input], *, tasks: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    def stream(
+        self, inputs: Iterable[Input], *, tasks: Sequence[str] | None = None, explain: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """Answers in order, in bounded memory, for any number of inputs."""
+        if explain:
+            yield from explanations(self.predictor, inputs, tasks)
+            return
         for example, predictions in self.predictor.stream(inputs, tasks):
             yield self.predictor.render(example, predictions)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from palmette.batching import Batch, Dataset, by_length, collate
 from palmette.errors import RunError
 from palmette.kinds import AnyKind
-from palmette.text import TextEncoder, well_formed
+from palmette.text import Encoded, Row, TextEncoder, well_formed
 from palmette.types import Example, Prediction, Text
 
 Engine = Callable[[Batch], Mapping[str, NDArray[Any]]]
@@ -20,7 +21,19 @@ Engine = Callable[[Batch], Mapping[str, NDArray[Any]]]
 # What a caller may give as one input: raw text, words, or two of either (a pair; question and passage).
 Input = str | Sequence[str] | tuple[str | Sequence[str], str | Sequence[str]]
 
+# What a task's head says of an example: its rows, in window order, and the outputs of each.
+Windows = list[tuple[Row, NDArray[Any]]]
+
 _CHUNK = 512  # examples that are sorted by length together; bounds the memory of a stream
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the heads of some tasks say of an example, not yet decoded."""
+
+    example: Example
+    encoded: Encoded
+    windows: Mapping[str, Windows]
 
 
 class Predictor:
@@ -107,6 +120,15 @@ class Predictor:
         Raises:
             RunError: a task is unknown, an input is of no known form, or none of the named tasks takes it.
         """
+        for reading in self.readings(inputs, tasks):
+            yield reading.example, self.decode(reading)
+
+    def readings(self, inputs: Iterable[Input | Example], tasks: Sequence[str] | None = None) -> Iterator[Reading]:
+        """What `stream` decodes, for whoever asks more of the outputs than the best answer.
+
+        Raises:
+            RunError: as `stream`.
+        """
         kinds = self.choose(tasks)
         source = iter(inputs)
         while chunk := [
@@ -114,7 +136,14 @@ class Predictor:
         ]:
             if tasks:
                 self._refuse_unanswerable(chunk, kinds)
-            yield from zip(chunk, self._run(chunk, [self._taking(example, kinds) for example in chunk]), strict=True)
+            yield from self._read(chunk, [self._taking(example, kinds) for example in chunk])
+
+    def decode(self, reading: Reading) -> dict[str, Prediction]:
+        """The answers in a reading."""
+        return {
+            task: self.kinds[task].decode(windows, reading.example, reading.encoded.spans)
+            for task, windows in reading.windows.items()
+        }
 
     @staticmethod
     def _refuse_unanswerable(examples: Sequence[Example], kinds: Mapping[str, AnyKind]) -> None:
@@ -139,7 +168,15 @@ class Predictor:
 
     def _run(self, examples: Sequence[Example], wanted: Sequence[Sequence[str]]) -> list[dict[str, Prediction]]:
         """Answers of each example to the tasks that are wanted of it, in that order."""
+        return [self.decode(reading) for reading in self._read(examples, wanted)]
+
+    def _read(self, examples: Sequence[Example], wanted: Sequence[Sequence[str]]) -> list[Reading]:
         dataset = Dataset(examples, self.encoder.encode(examples))
+        found = self.compute(dataset, wanted)
+        return [Reading(*reading) for reading in zip(examples, dataset.encoded, found, strict=True)]
+
+    def compute(self, dataset: Dataset, wanted: Sequence[Sequence[str]]) -> list[dict[str, Windows]]:
+        """The heads' outputs for the rows of each example, for the tasks that are wanted of it, in that order."""
         asked = [number for number, tasks in enumerate(wanted) if tasks]
         outputs: dict[tuple[str, int], dict[int, NDArray[Any]]] = {}
         for rows in by_length(dataset.rows(asked), batch_tokens=self.batch_tokens):
@@ -150,11 +187,7 @@ class Predictor:
                 for number, piece in zip(part.rows, pieces, strict=True):
                     row = rows[number]
                     outputs.setdefault((task, row.example), {})[row.window] = piece
-        answers: list[dict[str, Prediction]] = []
-        for number, tasks in enumerate(wanted):
-            encoded = dataset.encoded[number]
-            answers.append({})
-            for task in tasks:
-                windows = [(row, outputs[task, number][row.window]) for row in encoded.rows]
-                answers[-1][task] = self.kinds[task].decode(windows, examples[number], encoded.spans)
-        return answers
+        return [
+            {task: [(row, outputs[task, number][row.window]) for row in dataset.encoded[number].rows] for task in tasks}
+            for number, tasks in enumerate(wanted)
+        ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -32,6 +32,8 @@ _LONG_ADDRESS = re.compile(r"<?(?:https?://|ftp://|www\.)[\w.-]+\.\w+(?:[/?#:][^
 _RUNNING = frozenset("!?.=*-_~#$<>+^|")
 # spaCy remembers every word it ever saw; a stream of any length must not fill the memory.
 _MOST_STRINGS = 500_000
+# A tokenizer's file does not say which of its tokens is the mask; these are the names that trunks give it.
+_MASKS = ("[MASK]", "<mask>")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
@@ -254,6 +256,12 @@ class TextEncoder:
             raise ConfigError(f"trunk.max_length: {max_length} leaves no room for a pair beside the special tokens")
 
     @property
+    def mask(self) -> int:
+        """What stands for a word that is hidden: the mask token, or the unknown token where there is none."""
+        found = (self.tokenizer.token_to_id(name) for name in _MASKS)
+        return next((number for number in found if number is not None), self._filler)
+
+    @property
     def lowercases(self) -> bool:
         """Whether the tokenizer loses capitals."""
         probe = self.tokenizer.normalizer.normalize_str("A") if self.tokenizer.normalizer is not None else "A"
@@ -304,6 +312,21 @@ class TextEncoder:
             else Encoded(self._text_rows(number, text), None)
             for number, text in enumerate(texts)
         ]
+
+    def word_numbers(self, example: Example) -> list[IntArray]:
+        """Which word each token of each row of the example belongs to: [tokens] a row, -1 for special tokens.
+
+        Words of the second text count on from those of the first.
+        """
+        # The numbers take the place of the casings, so that whatever cuts and pads those places these as well.
+        (text,) = self.subwords([example.text])
+        text = replace(text, casing=text.word + 1)
+        if example.pair is None:
+            rows = self._text_rows(0, text)
+        else:
+            (second,) = self.subwords([example.pair])
+            rows = self._pair_rows(0, text, replace(second, casing=second.word + 1 + len(example.text.words)))
+        return [row.casing - 1 for row in rows]
 
     def _text_rows(self, example: int, text: Subwords) -> list[Row]:
         template = self._single

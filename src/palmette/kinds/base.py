@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from palmette import sums
 from palmette.config import TaskConfig
-from palmette.errors import ConfigError
+from palmette.errors import ConfigError, RunError
 from palmette.text import Encoded, Row
 from palmette.types import Answer, Example, Label, Prediction
 
@@ -142,6 +142,33 @@ class Kind(ABC, Generic[L]):
     @abstractmethod
     def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
         """One answer from the head's outputs for all rows of an example, in window order."""
+
+    def support(
+        self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None, prediction: Prediction
+    ) -> Array:
+        """How probable these outputs make a given prediction, which need not be the one that they decode to.
+
+        Returns:
+            [claims]: a number for each part of the prediction that can be explained by itself, mostly one. For the
+            prediction that `decode` finds in the same outputs it is its confidence; a kind without probabilities
+            gives its value.
+
+        Raises:
+            RunError: the kind does not say.
+        """
+        raise RunError(
+            f"task {self.task!r}: answers of kind {self.config.kind} cannot be explained, {type(self).__name__} has no "
+            "`support`; choose other tasks"
+        )
+
+    @property
+    def claims_words(self) -> bool:
+        """Whether the claims of `support` are the words: each is then explained only when it is asked for."""
+        return False
+
+    def attach(self, rendered: dict[str, Any], prediction: Prediction, explanations: Sequence[dict[str, Any]]) -> None:
+        """Put the explanation of each claim where it belongs in what `render` gave."""
+        (rendered["explanation"],) = explanations
 
     @abstractmethod
     def score(self, gold: Sequence[L], predicted: Sequence[L]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from palmette import metrics, sums
 from palmette.config import TaskConfig
-from palmette.kinds.base import Array, Kind, LabelError, RawLabel, share
+from palmette.kinds.base import Array, Kind, LabelError, RawLabel, share, softmax
 from palmette.text import Encoded, Row
 from palmette.types import Answer, Example, Prediction
 
@@ -79,25 +79,44 @@ class ExtractiveQA(Kind[Answers]):
     def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
         if spans is None or example.pair is None:
             raise ValueError(f"{self.task}: extractive_qa needs a passage")
-        # All windows share one softmax, so that a window without the answer cannot win by its own scale.
-        candidates: dict[tuple[int, int], float] = {}
-        nothing = np.inf
-        for row, outputs in windows:
-            scores = outputs[0].astype(np.float64)  # [tokens, 2]
-            nothing = min(nothing, float(scores[0].sum()))
-            for span, value in _best_spans(scores, row):
-                candidates[span] = max(value, candidates.get(span, -np.inf))  # neighbours overlap: one span, once
+        candidates, nothing = _candidates(windows)
         best = max(candidates, key=lambda span: candidates[span], default=(0, 0))
-        totals = np.array([*candidates.values()] + ([nothing] if self.state["unanswerable"] else []))
-        if len(totals) == 0:
+        if not candidates and not self.state["unanswerable"]:
             return Prediction((), 0.0)
-        probabilities = np.exp(totals - totals.max())
-        probabilities /= probabilities.sum()
+        probabilities = self._probabilities(candidates, nothing)
         if not candidates or (self.state["unanswerable"] and nothing > candidates[best]):
             return Prediction((), float(probabilities[-1]))
         start, stop = int(spans[best[0], 0]), int(spans[best[1], 1])
         confidence = float(probabilities[: len(candidates)].max())
         return Prediction((Answer(start, example.pair.string[start:stop]),), confidence)
+
+    def support(
+        self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None, prediction: Prediction
+    ) -> Array:
+        """The probability of the answer among those that compete, also where it would not be one of them."""
+        answers: Any = prediction.label
+        candidates, nothing = _candidates(windows)
+        if not answers:
+            return self._probabilities(candidates, nothing)[-1:] if self.state["unanswerable"] else np.zeros(1)
+        if spans is None:
+            raise ValueError(f"{self.task}: extractive_qa needs a passage")
+        start, stop = answers[0].start, answers[0].start + len(answers[0].text)
+        # Pieces of one character share their offsets: the answer is any of the stretches that read like it.
+        asked = {
+            (int(first), int(last))
+            for first in np.flatnonzero(spans[:, 0] == start)
+            for last in np.flatnonzero(spans[:, 1] == stop)
+            if first <= last
+        }
+        if not asked & candidates.keys():
+            candidates |= _scores_of(asked, windows)
+        probabilities = self._probabilities(candidates, nothing)
+        found = [probabilities[number] for number, span in enumerate(candidates) if span in asked]
+        return np.array([max(found, default=0.0)])
+
+    def _probabilities(self, candidates: Mapping[tuple[int, int], float], nothing: float) -> Array:
+        """One softmax over the candidates and, last, no answer where the task has such questions."""
+        return softmax(np.array([*candidates.values()] + ([nothing] if self.state["unanswerable"] else [])))
 
     def score(self, gold: Sequence[Answers], predicted: Sequence[Answers]) -> dict[str, float]:
         scores = metrics.squad(gold, predicted)
@@ -117,6 +136,21 @@ class ExtractiveQA(Kind[Answers]):
         return {"answer": answer.text, "start": answer.start, "end": stop, "confidence": confidence}
 
 
+def _candidates(windows: Sequence[tuple[Row, Array]]) -> tuple[dict[tuple[int, int], float], float]:
+    """The best spans of all windows with their scores, and the score of no answer.
+
+    All windows share one softmax, so that a window without the answer cannot win by its own scale.
+    """
+    candidates: dict[tuple[int, int], float] = {}
+    nothing = np.inf
+    for row, outputs in windows:
+        scores = outputs[0].astype(np.float64)  # [tokens, 2]
+        nothing = min(nothing, float(scores[0].sum()))
+        for span, value in _best_spans(scores, row):
+            candidates[span] = max(value, candidates.get(span, -np.inf))  # neighbours overlap: one span, once
+    return candidates, nothing
+
+
 def _best_spans(scores: Array, row: Row) -> list[tuple[tuple[int, int], float]]:
     """The best spans of one window: ((first, last) in subwords of the passage, score)."""
     low, high = row.passage
@@ -129,3 +163,16 @@ def _best_spans(scores: Array, row: Row) -> list[tuple[tuple[int, int], float]]:
         for stop in stops
         if start <= stop < start + _LONGEST_ANSWER
     ]
+
+
+def _scores_of(spans: set[tuple[int, int]], windows: Sequence[tuple[Row, Array]]) -> dict[tuple[int, int], float]:
+    """The best score of some spans in the windows that show them."""
+    scores: dict[tuple[int, int], float] = {}
+    for row, outputs in windows:
+        inside = outputs[0].astype(np.float64)[slice(*row.passage)]  # [visible, 2]
+        for first, last in spans:
+            start, stop = first - row.passage_from, last - row.passage_from
+            if start >= 0 and stop < len(inside):
+                value = float(inside[start, 0] + inside[stop, 1])
+                scores[first, last] = max(value, scores.get((first, last), -np.inf))
+    return scores

@@ -69,11 +69,21 @@ class MultilabelClassification(Kind[frozenset[str]]):
         return (losses.mean(-1) * scale * targets["weight"]).sum()
 
     def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
-        logits = np.concatenate([outputs for _, outputs in windows]).mean(axis=0).astype(np.float64)  # [labels]
-        probabilities = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
+        logits = _logits(windows)
+        probabilities = _sigmoid(logits)
         chosen = frozenset(label for label, p in zip(self.labels, probabilities, strict=True) if p > self._threshold)
         # The set is right only if every yes and every no is; the least certain of them bounds it.
         return Prediction(chosen, float(np.maximum(probabilities, 1 - probabilities).min(initial=1.0)))
+
+    def support(
+        self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None, prediction: Prediction
+    ) -> Array:
+        """The probability of each member of the set, in alphabetical order."""
+        members: Any = prediction.label
+        return _sigmoid(_logits(windows))[[self._number[member] for member in sorted(members)]]
+
+    def attach(self, rendered: dict[str, Any], prediction: Prediction, explanations: Sequence[dict[str, Any]]) -> None:
+        rendered["explanations"] = dict(zip(rendered["labels"], explanations, strict=True))
 
     def score(self, gold: Sequence[frozenset[str]], predicted: Sequence[frozenset[str]]) -> dict[str, float]:
         found = metrics.sets_f1(gold, predicted)
@@ -102,3 +112,12 @@ class MultilabelClassification(Kind[frozenset[str]]):
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         members: Any = prediction.label
         return {"labels": sorted(members), "confidence": round(float(prediction.confidence), 4)}  # type: ignore[arg-type]
+
+
+def _logits(windows: Sequence[tuple[Row, Array]]) -> Array:
+    """The vote of all windows: [labels]."""
+    return np.asarray(np.concatenate([outputs for _, outputs in windows]).mean(axis=0), dtype=np.float64)
+
+
+def _sigmoid(logits: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))))

@@ -62,8 +62,18 @@ class Regression(Kind[float]):
         return (errors.square() * targets["weight"]).sum()
 
     def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
+        return Prediction(self._value(windows), math.nan)
+
+    def support(
+        self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None, prediction: Prediction
+    ) -> Array:
+        """The value that these outputs give: what explains a number is what changes it."""
+        return np.array([self._value(windows)])
+
+    def _value(self, windows: Sequence[tuple[Row, Array]]) -> float:
+        """The mean over all windows, on the original scale."""
         value = float(np.concatenate([outputs for _, outputs in windows]).astype(np.float64).mean())
-        return Prediction(value * self.state["deviation"] + self.state["mean"], math.nan)
+        return float(value * self.state["deviation"] + self.state["mean"])
 
     def score(self, gold: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
         errors = np.asarray(gold, dtype=float) - np.asarray(predicted, dtype=float)

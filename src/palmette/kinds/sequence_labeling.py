@@ -195,14 +195,40 @@ class SequenceLabeling(Kind[Tags]):
         return (losses * targets["weight"]).sum()
 
     def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
-        logits = np.concatenate([outputs for _, outputs in windows])  # [words, labels]
-        probabilities = softmax(logits) if len(logits) else np.zeros((0, len(self.labels)))
+        probabilities = self._probabilities(windows)
         if self._transitions is None:
-            path = np.argmax(logits, axis=-1)
+            path = np.argmax(np.concatenate([outputs for _, outputs in windows]), axis=-1)
         else:
             path = viterbi(np.log(np.maximum(probabilities, 1e-300)), *self._transitions)
         confidence = probabilities[np.arange(len(path)), path]
         return Prediction(tuple(self.labels[number] for number in path), tuple(map(float, confidence)))
+
+    def support(
+        self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None, prediction: Prediction
+    ) -> Array:
+        """The probability of each tag; with a scheme, that of each span: of its least certain tag, as `render` says."""
+        tags: Any = prediction.label
+        path = [self._number[tag] for tag in tags]
+        found = self._probabilities(windows)[np.arange(len(path)), path]
+        if self.config.scheme is None:
+            return found
+        return np.array([found[start:stop].min() for start, stop, _ in read_spans(tags, "iob2")])
+
+    def _probabilities(self, windows: Sequence[tuple[Row, Array]]) -> NDArray[np.float64]:
+        """Of each label at each word: [words, labels]."""
+        logits = np.concatenate([outputs for _, outputs in windows])
+        return softmax(logits) if len(logits) else np.zeros((0, len(self.labels)))
+
+    @property
+    def claims_words(self) -> bool:
+        return self.config.scheme is None
+
+    def attach(self, rendered: dict[str, Any], prediction: Prediction, explanations: Sequence[dict[str, Any]]) -> None:
+        if self.config.scheme is None:
+            super().attach(rendered, prediction, explanations)
+            return
+        for span, explanation in zip(rendered["spans"], explanations, strict=True):
+            span["explanation"] = explanation
 
     def score(self, gold: Sequence[Tags], predicted: Sequence[Tags]) -> dict[str, float]:
         flat_gold = [tag for tags in gold for tag in tags]

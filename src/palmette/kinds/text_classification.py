@@ -57,10 +57,14 @@ class TextClassification(Kind[str]):
         return (losses * targets["weight"]).sum()
 
     def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
-        logits = np.concatenate([outputs for _, outputs in windows]).mean(axis=0)  # [labels]
-        probabilities = softmax(logits)
+        logits = _logits(windows)
         best = int(np.argmax(logits))
-        return Prediction(self.labels[best], float(probabilities[best]))
+        return Prediction(self.labels[best], float(softmax(logits)[best]))
+
+    def support(
+        self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None, prediction: Prediction
+    ) -> Array:
+        return softmax(_logits(windows))[[self._number[str(prediction.label)]]]
 
     def score(self, gold: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
         return {
@@ -83,3 +87,8 @@ class TextClassification(Kind[str]):
 
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         return {"label": prediction.label, "confidence": round(float(prediction.confidence), 4)}  # type: ignore[arg-type]
+
+
+def _logits(windows: Sequence[tuple[Row, Array]]) -> Array:
+    """The vote of all windows: [labels]."""
+    return np.asarray(np.concatenate([outputs for _, outputs in windows]).mean(axis=0))

@@ -1,0 +1,207 @@
+"""Which words carried a prediction: each word is hidden in turn, and the fall of the answer's probability is its score.
+
+Occlusion (Zeiler & Fergus 2014), for words as in Li, Monroe & Jurafsky (2016, "Understanding Neural Networks through
+Representation Erasure"). A hidden word is not deleted: every subword of it becomes the tokenizer's mask token (the
+unknown token where there is none) without its casing. So all other words keep their places, which tags and answers
+point to; a text is cut into the same windows, and only those that show the word are computed again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmette.batching import Dataset
+from palmette.errors import RunError
+from palmette.predictor import Input, Predictor, Reading
+from palmette.text import Encoded, IntArray
+from palmette.types import Example, Prediction
+
+if TYPE_CHECKING:
+    from palmette.answering import Answerer
+
+Scores = NDArray[np.float64]
+
+# How often something is hidden in one input, at most (once more in a pair). In one of more words, neighbours are hidden
+# together: coarse, but all of it is explained at a bounded cost.
+MOST = 256
+_CHUNK = 512  # passes that are batched together; bounds the memory of a stream
+
+
+def explain(
+    answerer: Answerer, inputs: Input | Sequence[Input], tasks: Sequence[str] | None = None, *, word: int | None = None
+) -> Any:
+    """Answers as `Answerer.predict` gives them, with explanations.
+
+    Each object of a task, each span and, under `explanations`, each member of a set has
+    `{"method": "occlusion", "words": [score of each word]}`, for pairs also `"pair_words"`, whose places in `text_pair`
+    are then the answer's `pair_offsets`. A score is the fall of the answer's probability when the word is hidden
+    (of the value, for a number): below zero, the word spoke against the answer.
+
+    Where an input has more than `MOST` words, as many neighbours as `"together"` says are hidden at once and share
+    their score.
+
+    Args:
+        answerer: a run or a bundle.
+        inputs: as for `predict`.
+        tasks: which tasks to answer and explain; all that take such an input by default.
+        word: explain the plain tag of this word. Without it plain tags are answered and not explained: all of them
+            would be words x words numbers.
+
+    Raises:
+        RunError: as `predict`; or a task is of a kind that cannot be explained; or a text has no such word.
+    """
+    if isinstance(inputs, str | tuple):
+        return next(explanations(answerer.predictor, [inputs], tasks, word=word))
+    return list(explanations(answerer.predictor, inputs, tasks, word=word))
+
+
+def explanations(
+    predictor: Predictor,
+    inputs: Iterable[Input | Example],
+    tasks: Sequence[str] | None = None,
+    *,
+    word: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The same in order, in bounded memory, for any number of inputs."""
+    chunk: list[Reading] = []
+    passes = 0
+    for reading in predictor.readings(inputs, tasks):
+        chunk.append(reading)
+        passes += min(_words(reading.example), MOST)
+        if passes >= _CHUNK:
+            yield from _explain(predictor, chunk, word)
+            chunk, passes = [], 0
+    yield from _explain(predictor, chunk, word)
+
+
+def _words(example: Example) -> int:
+    return len(example.text.words) + (0 if example.pair is None else len(example.pair.words))
+
+
+@dataclass(frozen=True, slots=True)
+class _Claims:
+    """What is explained of one answer: which claims, and how far the words as they are support them."""
+
+    prediction: Prediction
+    chosen: slice
+    support: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class _Hidden:
+    """An example of a chunk without some of its words: only the rows that change."""
+
+    number: int
+    words: slice
+    encoded: Encoded
+
+
+def _explain(predictor: Predictor, readings: Sequence[Reading], word: int | None) -> Iterator[dict[str, Any]]:
+    predictions = [predictor.decode(reading) for reading in readings]
+    claims = [_claims(predictor, *pair, word) for pair in zip(readings, predictions, strict=True)]
+    hidden = [
+        one for number, reading in enumerate(readings) if claims[number] for one in _hide(number, reading, predictor)
+    ]
+    dataset = Dataset(
+        [readings[one.number].example for one in hidden],
+        [_numbered(one.encoded, place) for place, one in enumerate(hidden)],
+    )
+    scores = [
+        {task: np.zeros((len(of.support), _words(reading.example))) for task, of in asked.items()}
+        for reading, asked in zip(readings, claims, strict=True)
+    ]
+    computed = predictor.compute(dataset, [list(claims[one.number]) for one in hidden])
+    for one, changed in zip(hidden, computed, strict=True):
+        reading = readings[one.number]
+        for task, of in claims[one.number].items():
+            windows = list(reading.windows[task])
+            for row, outputs in changed[task]:
+                windows[row.window] = (row, outputs)
+            support = predictor.kinds[task].support(windows, reading.example, reading.encoded.spans, of.prediction)
+            scores[one.number][task][:, one.words] = (of.support - support[of.chosen])[:, None]
+    for reading, predicted, asked, found in zip(readings, predictions, claims, scores, strict=True):
+        yield _render(predictor, reading.example, predicted, asked, found)
+
+
+def _claims(
+    predictor: Predictor, reading: Reading, predictions: dict[str, Prediction], word: int | None
+) -> dict[str, _Claims]:
+    """The answers to explain, none where nothing is claimed (a text without spans)."""
+    claims = {}
+    for task, prediction in predictions.items():
+        kind = predictor.kinds[task]
+        if kind.claims_words and word is None:
+            continue
+        support = kind.support(reading.windows[task], reading.example, reading.encoded.spans, prediction)
+        chosen = slice(None)
+        if kind.claims_words and word is not None:
+            if not 0 <= word < len(support):
+                raise RunError(f"no word {word} to explain among {len(support)}: {reading.example.text.string[:60]!r}")
+            chosen = slice(word, word + 1)
+        if len(support):
+            claims[task] = _Claims(prediction, chosen, support[chosen])
+    return claims
+
+
+def _together(example: Example) -> int:
+    """How many neighbouring words are hidden at once."""
+    return max(1, math.ceil(_words(example) / MOST))
+
+
+def _hide(number: int, reading: Reading, predictor: Predictor) -> Iterator[_Hidden]:
+    """The example without each word, or run of words, in turn; words beyond the trunk's reach change nothing."""
+    example, mask = reading.example, predictor.encoder.mask
+    owners = predictor.encoder.word_numbers(example)
+    step, first, total = _together(example), len(example.text.words), _words(example)
+    starts = [*range(0, first, step), *range(first, total, step)]
+    for start in starts:
+        stop = min(start + step, first if start < first else total)
+        rows = [
+            replace(row, ids=np.where(hit, mask, row.ids), casing=np.where(hit, 0, row.casing))
+            for row, hit in zip(reading.encoded.rows, _hits(owners, start, stop), strict=True)
+            if hit.any()
+        ]
+        if rows:
+            yield _Hidden(number, slice(start, stop), Encoded(rows, reading.encoded.spans))
+
+
+def _hits(owners: Sequence[IntArray], start: int, stop: int) -> list[NDArray[np.bool_]]:
+    """Which tokens of each row belong to words [start, stop)."""
+    return [(owner >= start) & (owner < stop) for owner in owners]
+
+
+def _numbered(encoded: Encoded, number: int) -> Encoded:
+    return Encoded([replace(row, example=number) for row in encoded.rows], encoded.spans)
+
+
+def _render(
+    predictor: Predictor,
+    example: Example,
+    predictions: dict[str, Prediction],
+    claims: dict[str, _Claims],
+    scores: dict[str, Scores],
+) -> dict[str, Any]:
+    answer = predictor.render(example, predictions)
+    if example.pair is not None:
+        answer["pair_offsets"] = [list(span) for span in example.pair.spans]
+    for task in claims:
+        explained = [_explanation(values, example) for values in scores[task]]
+        predictor.kinds[task].attach(answer["tasks"][task], predictions[task], explained)
+    return answer
+
+
+def _explanation(scores: Scores, example: Example) -> dict[str, Any]:
+    rounded = [round(float(score), 4) + 0.0 for score in scores]  # no -0.0
+    first = len(example.text.words)
+    found: dict[str, Any] = {"method": "occlusion", "words": rounded[:first]}
+    if example.pair is not None:
+        found["pair_words"] = rounded[first:]
+    if _together(example) > 1:
+        found["together"] = _together(example)
+    return found
