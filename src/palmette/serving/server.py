@@ -1,0 +1,111 @@
+"""The process: a socket, signals, and uvicorn between them.
+
+uvicorn with uvloop and httptools, both in C: they are a few megabytes, and on a machine whose cores are busy with the
+model the event loop competes for them (docs/serving.md has the figures).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+
+from palmette.answering import Answerer
+from palmette.errors import RunError
+from palmette.serving import logs
+from palmette.serving.app import create_app
+from palmette.serving.refusal import RefusedError
+from palmette.serving.service import Service
+from palmette.serving.settings import ServerSettings
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but SIGTERM drains before it closes the socket, the exit code is 0, and SIGHUP reloads."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._reloads: set[asyncio.Task[None]] = set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        handlers = {signal.SIGTERM: self._drain, signal.SIGINT: self._interrupt, signal.SIGHUP: self._reload}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        yield
+        for number in handlers:
+            loop.remove_signal_handler(number)
+
+    def _drain(self) -> None:
+        """Say "not ready" first, so that whoever sends requests here can stop; then take no more, and end."""
+        if self._service.draining:
+            return
+        self._service.draining = True
+        logs.log("draining", seconds=self._service.settings.drain_seconds)
+        asyncio.get_running_loop().call_later(self._service.settings.drain_seconds, self._end)
+
+    def _interrupt(self) -> None:
+        """Ctrl+C: at once, though accepted requests are still answered; a second time: leave them."""
+        self.force_exit = self.should_exit
+        self._service.draining = True
+        self._end()
+
+    def _end(self) -> None:
+        self.should_exit = True
+
+    def _reload(self) -> None:
+        task = asyncio.ensure_future(self._reload_quietly())
+        self._reloads.add(task)  # the loop itself holds tasks but weakly
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload_quietly(self) -> None:
+        try:
+            await self._service.reload()
+        except RefusedError as refusal:
+            logs.log("reload by signal not done", level=logging.WARNING, code=refusal.code)
+
+
+def serve(load: Callable[[Path], Answerer], path: Path, settings: ServerSettings) -> None:
+    """Serve a model until a signal ends it.
+
+    Args:
+        load: path -> answerer.
+        path: of the model.
+        settings: of the operator.
+
+    Raises:
+        PalmetteError: the model or the keys cannot be loaded, or the address cannot be listened on.
+    """
+    logs.configure(log_text=settings.log_text)
+    service = Service(load, path, settings)
+    app = create_app(service)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise RunError(f"cannot listen on {settings.host}, port {settings.port}: {error.strerror or error}") from error
+    if settings.host not in _LOOPBACK and not service.keys.hashes:
+        logs.log("anybody who reaches this address may call: see --keys", level=logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.shutdown_timeout),
+    )
+    host, port = listener.getsockname()[:2]
+    logs.log("listening", address=f"http://{f'[{host}]' if ':' in host else host}:{port}", digest=service.model.digest)
+    _Server(config, service).run(sockets=[listener])
+    logs.log("ended")
