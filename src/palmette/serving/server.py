@@ -17,22 +17,24 @@ from pathlib import Path
 import uvicorn
 
 from palmette.answering import Answerer
-from palmette.errors import RunError
 from palmette.serving import logs
 from palmette.serving.app import create_app
+from palmette.serving.listening import address, listen, turn_away
 from palmette.serving.refusal import RefusedError
 from palmette.serving.service import Service
 from palmette.serving.settings import ServerSettings
 
+_LAST_REQUESTS = 0.2  # seconds
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class _Server(uvicorn.Server):
     """uvicorn, but SIGTERM drains before it closes the socket, the exit code is 0, and SIGHUP reloads."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, listener: socket.socket) -> None:
         super().__init__(config)
         self._service = service
+        self._listener = listener
         self._reloads: set[asyncio.Task[None]] = set()
 
     @contextlib.contextmanager
@@ -57,9 +59,15 @@ class _Server(uvicorn.Server):
         """Ctrl+C: at once, though accepted requests are still answered; a second time: leave them."""
         self.force_exit = self.should_exit
         self._service.draining = True
-        self._end()
+        if not self.should_exit:
+            self._end()
 
     def _end(self) -> None:
+        turn_away(self._listener)
+        # uvicorn closes connections whose request it has not read yet: time to read them.
+        asyncio.get_running_loop().call_later(_LAST_REQUESTS, self._close)
+
+    def _close(self) -> None:
         self.should_exit = True
 
     def _reload(self) -> None:
@@ -88,11 +96,7 @@ def serve(load: Callable[[Path], Answerer], path: Path, settings: ServerSettings
     logs.configure(log_text=settings.log_text)
     service = Service(load, path, settings)
     app = create_app(service)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except OSError as error:
-        raise RunError(f"cannot listen on {settings.host}, port {settings.port}: {error.strerror or error}") from error
+    listener = listen(settings.host, settings.port)
     if settings.host not in _LOOPBACK and not service.keys.hashes:
         logs.log("anybody who reaches this address may call: see --keys", level=logging.WARNING)
     config = uvicorn.Config(
@@ -105,7 +109,6 @@ def serve(load: Callable[[Path], Answerer], path: Path, settings: ServerSettings
         server_header=False,
         timeout_graceful_shutdown=int(settings.shutdown_timeout),
     )
-    host, port = listener.getsockname()[:2]
-    logs.log("listening", address=f"http://{f'[{host}]' if ':' in host else host}:{port}", digest=service.model.digest)
-    _Server(config, service).run(sockets=[listener])
+    logs.log("listening", address=address(listener), digest=service.model.digest)
+    _Server(config, service, listener).run(sockets=[listener])
     logs.log("ended")
