@@ -1,7 +1,8 @@
 """The process: a socket, signals, and uvicorn between them.
 
-uvicorn with uvloop and httptools, both in C: they are a few megabytes, and on a machine whose cores are busy with the
-model the event loop competes for them (docs/serving.md has the figures).
+uvicorn with uvloop and httptools: 16 MB on disk, and both C. The workers hold the interpreter for their tokenising and
+decoding, so what the event loop does in Python it takes from them. uvloop also sends small answers at once whatever made
+the socket; asyncio leaves Nagle's algorithm on for one that is handed to it, which cost 40 ms an answer with h11.
 """
 
 from __future__ import annotations
