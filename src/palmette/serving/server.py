@@ -1,8 +1,8 @@
 """The process: a socket, signals, and uvicorn between them.
 
 uvicorn with uvloop and httptools: 16 MB on disk, and both C. The workers hold the interpreter for their tokenising and
-decoding, so what the event loop does in Python it takes from them. uvloop also sends small answers at once whatever made
-the socket; asyncio leaves Nagle's algorithm on for one that is handed to it, which cost 40 ms an answer with h11.
+decoding, so what the event loop does in Python it takes from them. With asyncio and h11 instead, /healthz took 46 ms
+where it takes 2 with these: asyncio seems not to switch Nagle's algorithm off on a socket that is handed to it.
 """
 
 from __future__ import annotations
