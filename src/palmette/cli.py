@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from palmette import __version__
-from palmette.errors import PalmetteError, RunError
+from palmette.errors import MissingExtraError, PalmetteError, RunError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -334,6 +334,40 @@ def _write_lines(answers: Iterator[dict[str, Any]], output: Path) -> None:
     except OSError as error:
         raise RunError(f"{output}: cannot be written: {error}") from error
     partial.replace(output)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="0: a free one.  [default: 8000]")
+@click.option("--keys", type=click.Path(dir_okay=False, path_type=Path), help="Ask for a key: a file of hashes.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Another setting (docs/serving.md).")
+def serve(model: Path, overrides: Sequence[str], **options: Any) -> None:
+    """Answer over HTTP. SIGTERM drains and ends, SIGHUP loads the model anew."""
+    try:
+        from palmette.serving import ServerSettings
+        from palmette.serving import serve as run_server
+    except ImportError as error:
+        raise MissingExtraError(error.name or "fastapi", "serve") from error
+    from palmette import load
+
+    run_server(load, model, ServerSettings.read(overrides, **options))
+
+
+@main.group()
+def keys() -> None:
+    """Keys of the HTTP server."""
+
+
+@keys.command()
+@click.option("--note", default="", help="Who the key is for; stands in the file behind the hash.")
+def new(note: str) -> None:
+    """Make a key. It is shown this once; the line below it goes into the file of `palmette serve --keys`."""
+    from palmette.serving.keys import hash_key, new_key
+
+    key = new_key()
+    click.echo(f"key, for the caller:   {key}")
+    click.echo(f"line, for the server:  {hash_key(key)} {note}".rstrip())
 
 
 @main.command()

@@ -1,0 +1,329 @@
+"""Texts of many requests, each with tasks of its own, computed together. Threads only: knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from palmette.predictor import Input
+from palmette.serving.logs import log
+from palmette.serving.metrics import Metrics
+from palmette.serving.model import Served
+from palmette.types import Prediction
+
+_SPECIAL = 3  # special tokens around a text
+_BYTES_A_SUBWORD = 4  # of English in UTF-8; a character of most other scripts takes two to four bytes
+_TURNS = 4  # requests whose turns fill a batch
+
+
+class QueueFullError(Exception):
+    """The queue has no room now.
+
+    Attributes:
+        seconds: until it should have some.
+    """
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"the queue is full for about {seconds} s")
+        self.seconds = seconds
+
+
+def cost(given: Input) -> int:
+    """About how many subwords an input has. An estimate by length: to count them would be half of the work."""
+    if isinstance(given, str):
+        return _SPECIAL + _size(given) // _BYTES_A_SUBWORD
+    if isinstance(given, tuple):
+        return sum(map(cost, given))
+    return _SPECIAL + max(len(given), sum(map(_size, given)) // _BYTES_A_SUBWORD)
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+class Job:
+    """The texts of one request on their way through the queue.
+
+    Args:
+        model: what answers them.
+        inputs: the texts; at least one.
+        tasks: which tasks; None for all that take a text.
+        notify: called from a worker's thread whenever answers have been added, or the error.
+        request_id: for the log.
+
+    Attributes:
+        answers: rendered JSON of each text, as they become ready.
+        error: why there will be no more.
+    """
+
+    def __init__(
+        self,
+        model: Served,
+        inputs: Sequence[Input],
+        tasks: Sequence[str] | None,
+        notify: Callable[[], None],
+        *,
+        request_id: str = "",
+    ) -> None:
+        self.model = model
+        self.inputs = inputs
+        self.tasks = tasks
+        self.notify = notify
+        self.request_id = request_id
+        self.costs = [cost(given) for given in inputs]
+        self.answers: list[bytes | None] = [None] * len(inputs)
+        self.error: BaseException | None = None
+        self.cancelled = False
+        self.submitted = time.monotonic()
+        self.started: float | None = None
+        self.finished: float | None = None
+        self.missing = len(inputs)
+        self.waiting = sum(self.costs)  # cost of what no worker has taken yet
+        self._next = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will come."""
+        return self.missing == 0 or self.error is not None
+
+    def take(self, *, turn: int, room: int, forced: bool) -> list[int]:
+        """The next texts: what fits into a turn, but at least one if there is room for it, or if `forced`."""
+        taken: list[int] = []
+        spent = 0
+        while self._next < len(self.inputs):
+            needed = self.costs[self._next]
+            if spent + needed > (min(turn, room) if taken else room) and (taken or not forced):
+                break
+            taken.append(self._next)
+            spent += needed
+            self._next += 1
+        self.waiting -= spent
+        return taken
+
+    def drop(self) -> int:
+        """Take no more of it; how many texts that leaves out."""
+        left = len(self.inputs) - self._next
+        self._next, self.waiting, self.cancelled = len(self.inputs), 0, True
+        return left
+
+
+class Batcher:
+    """A queue of jobs and the threads that work it off.
+
+    *What goes together.* A worker takes texts until `batch_tokens` are full; a longer text goes alone. Jobs take turns,
+    a quarter of a batch each: a request of 1,000 texts does not hold up a single text, and an ordinary request is done
+    in one turn. A job whose next text found no room keeps its place, so that it comes first soon. Texts of two models
+    (around a reload) are never mixed.
+
+    *When to wait for more.* After an idle time, never: the first text goes at once. Under load, callers who have just
+    been answered are about to ask again, and taking the first of them alone would leave the others for a second batch.
+    So a worker that finds fewer requests than were there one batch before waits until as many have come, the batch is
+    full, or the limit is over: `longest_wait`, or a quarter of what the last batch took, if that is less. Who waited in
+    vain expects fewer next time. A single caller, who asks one thing after the other, never waits.
+
+    *What is not computed.* Texts of a cancelled job (the caller went away, or its time is up) leave the queue at once.
+
+    Words are found and subwords made in the workers, not where requests are accepted.
+
+    Args:
+        metrics: what to count with.
+        batch_tokens, queue_tokens, longest_wait, workers: see `ServerSettings`.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        batch_tokens: int = 2048,
+        queue_tokens: int = 65_536,
+        longest_wait: float = 0.005,
+        workers: int = 1,
+    ) -> None:
+        self._metrics = metrics
+        self._batch_tokens = batch_tokens
+        self._queue_tokens = queue_tokens
+        self._longest_wait = longest_wait
+        self._queue: deque[Job] = deque()
+        self._queued = 0  # cost of all that waits
+        self._changed = threading.Condition()
+        self._closed = False
+        self._crowd = 1  # requests that were there one batch before
+        self._took = 0.0  # seconds of the last batch
+        self._rate = 1000.0  # subwords a second, smoothed
+        # spaCy's word rules share a cache; finding words holds the interpreter anyway.
+        self._words = threading.Lock()
+        metrics.watch_queue(lambda: len(self._queue), lambda: self._queued)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"palmette-worker-{number}", daemon=True)
+            for number in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Accept a job.
+
+        A job that is larger than the whole queue is accepted when nothing else waits.
+
+        Raises:
+            QueueFullError: there is no room for it now.
+            RuntimeError: the batcher was closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the batcher is closed")
+            if self._queued and self._queued + job.waiting > self._queue_tokens:
+                raise QueueFullError(min(60, max(1, math.ceil(self._queued / self._rate))))
+            self._queue.append(job)
+            self._queued += job.waiting
+            self._changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Compute no more of a job; what is being computed is thrown away."""
+        with self._changed:
+            if not job.done and not job.cancelled:
+                self._metrics.dropped.inc(self._withdraw(job))
+
+    def _withdraw(self, job: Job) -> int:
+        self._queued -= job.waiting
+        if job in self._queue:
+            self._queue.remove(job)
+        return job.drop()
+
+    def close(self) -> None:
+        """Work off what was accepted, then end the threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            begun = time.monotonic()
+            self._compute(batch)
+            with self._changed:
+                self._took = time.monotonic() - begun
+                tokens = sum(job.costs[number] for job, number in batch)
+                self._rate += 0.2 * (tokens / max(self._took, 1e-4) - self._rate)
+
+    def _next_batch(self) -> list[tuple[Job, int]]:
+        """What to compute next; nothing when there will be nothing more."""
+        with self._changed:
+            while True:
+                idle = time.monotonic()
+                while not self._queue:
+                    if self._closed:
+                        return []
+                    self._changed.wait()
+                if time.monotonic() - idle > self._longest_wait:
+                    self._crowd = 1
+                self._gather()
+                if self._queue:  # nobody cancelled, no other worker took it
+                    return self._fill()
+
+    def _gather(self) -> None:
+        """Wait for more where the rule says so."""
+        limit = time.monotonic() + min(self._longest_wait, self._took / 4)
+        while len(self._queue) < self._crowd and self._queued < self._batch_tokens and not self._closed:
+            left = limit - time.monotonic()
+            if left <= 0:
+                return
+            self._changed.wait(left)
+
+    def _fill(self) -> list[tuple[Job, int]]:
+        """Take a batch off the queue."""
+        batch: list[tuple[Job, int]] = []
+        self._crowd = len(self._queue)
+        model = self._queue[0].model
+        turns = deque(job for job in self._queue if job.model is model)
+        room = self._batch_tokens
+        while turns:
+            job = turns.popleft()
+            before = job.waiting
+            taken = job.take(turn=self._batch_tokens // _TURNS, room=room, forced=not batch)
+            if not taken:
+                continue
+            batch += [(job, number) for number in taken]
+            room -= before - job.waiting
+            self._queued -= before - job.waiting
+            self._queue.remove(job)
+            if job.waiting:
+                self._queue.append(job)
+                turns.append(job)
+        return batch
+
+    def _compute(self, batch: Sequence[tuple[Job, int]]) -> None:
+        """Answer a batch and tell the jobs. Whatever goes wrong ends the jobs concerned, never the thread."""
+        now = time.monotonic()
+        jobs = list(dict.fromkeys(job for job, _ in batch))
+        for job in jobs:
+            if job.started is None:
+                job.started = now
+                self._metrics.queue_wait.observe(now - job.submitted)
+        self._metrics.batch_texts.observe(len(batch))
+        self._metrics.batch_requests.observe(len(jobs))
+        self._metrics.batch_tokens.observe(sum(job.costs[number] for job, number in batch))
+        try:
+            self._deliver(batch, self._answer(batch))
+        except BaseException as error:  # noqa: BLE001 - a panic of the tokenizers is no Exception
+            if len(jobs) > 1:
+                # One of them is at fault; the others are strangers to it.
+                log("batch failed, its requests are computed apart", level=logging.WARNING, error=error)
+                for job in jobs:
+                    self._compute([(owner, number) for owner, number in batch if owner is job])
+                return
+            log("computing failed", level=logging.ERROR, error=error, request_id=jobs[0].request_id)
+            with self._changed:
+                jobs[0].error = error
+                self._withdraw(jobs[0])
+            jobs[0].notify()
+
+    def _answer(self, batch: Sequence[tuple[Job, int]]) -> list[bytes]:
+        """The rendered answers of a batch."""
+        predictor = batch[0][0].model.answerer.predictor
+        with self._words:
+            examples = [predictor.example(job.inputs[number]) for job, number in batch]
+        found = predictor.answer_each(examples, [job.tasks for job, _ in batch])
+        by_task: dict[str, list[Prediction]] = {}
+        for predictions in found:
+            for task, prediction in predictions.items():
+                by_task.setdefault(task, []).append(prediction)
+        for task, answers in by_task.items():
+            self._metrics.predicted(task, answers)
+        return [_dump(predictor.render(*pair)) for pair in zip(examples, found, strict=True)]
+
+    def _deliver(self, batch: Sequence[tuple[Job, int]], answers: Sequence[bytes]) -> None:
+        with self._changed:
+            for (job, number), answer in zip(batch, answers, strict=True):
+                job.answers[number] = answer
+                job.missing -= 1
+            jobs = dict.fromkeys(job for job, _ in batch)
+            for job in jobs:
+                if job.missing == 0:
+                    job.finished = time.monotonic()
+        for job in jobs:
+            job.notify()
+
+
+def _dump(answer: dict[str, Any]) -> bytes:
+    """JSON, which has no NaN and no infinity: null stands for them."""
+    try:
+        text = json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        text = json.dumps(_finite(answer), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

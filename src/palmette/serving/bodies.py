@@ -1,0 +1,195 @@
+"""Bodies of requests and responses, and the reading of the former."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from palmette.predictor import Input
+from palmette.serving.model import Served
+from palmette.serving.refusal import RefusedError
+from palmette.serving.settings import ServerSettings
+
+Json = dict[str, Any]
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, list):
+        return "<words>"
+    return "<pair>" if isinstance(value, dict | BaseModel) else "<text>"
+
+
+# Tags in angle brackets: they appear in the place of an error, and no field is named so.
+_Text = Annotated[str, Tag("<text>")]
+_Words = Annotated[list[str], Tag("<words>")]
+Part = Annotated[_Text | _Words, Discriminator(lambda value: "<words>" if isinstance(value, list) else "<text>")]
+
+
+class _Body(BaseModel):
+    """A body that is taken literally: no unknown key, no number for a string."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Pair(_Body):
+    """A text, or two: a pair of sentences; a question and its passage."""
+
+    text: Part
+    text_pair: Part | None = None
+
+
+class PredictRequest(_Body):
+    """Texts, and which tasks to answer over them."""
+
+    # `explain: bool = False` comes here, and in `_predict` and `_stream` of app.py what it adds to the answers.
+    texts: list[Annotated[_Text | _Words | Annotated[Pair, Tag("<pair>")], Discriminator(_form)]] = Field(
+        min_length=1, description="Each a text, a list of words, or an object of two of them (a pair)."
+    )
+    tasks: list[str] | None = Field(
+        None, min_length=1, description="Which tasks. Default: to each text all those that take it."
+    )
+
+
+class Answer(BaseModel):
+    """The answer over one text: its words with their places, and an object for each task."""
+
+    text: str
+    words: list[str]
+    offsets: list[list[int]] = Field(description="Of each word in `text`: [start, end), in code points.")
+    text_pair: str | None = None
+    tasks: dict[str, Json] = Field(description="By task; the form depends on its kind.")
+
+
+class ModelName(BaseModel):
+    """Which model answered."""
+
+    digest: str
+
+
+class Milliseconds(BaseModel):
+    """Where the time went."""
+
+    queue: float = Field(description="Until the first text was computed.")
+    compute: float = Field(description="From then to the last answer, other requests' turns included.")
+    total: float
+
+
+class PredictResponse(BaseModel):
+    """Answers in the order of the texts."""
+
+    answers: list[Answer]
+    model: ModelName
+    request_id: str
+    milliseconds: Milliseconds
+
+
+class Task(BaseModel):
+    """A task of the model."""
+
+    kind: str
+    inputs: str = Field(description="text, pair or any: what such a kind can take.")
+    metric: str
+    labels: list[str]
+    paired: bool | None = Field(description="Whether it takes pairs; null: both.")
+
+
+class TasksResponse(BaseModel):
+    """The tasks of the model."""
+
+    tasks: dict[str, Task]
+
+
+class ModelResponse(BaseModel):
+    """What is being served."""
+
+    manifest: Json
+    digest: str
+    card: str = Field(description="The model card, Markdown.")
+
+
+class Status(BaseModel):
+    """ok, or what else."""
+
+    status: str
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong."""
+
+    code: str
+    message: str
+    field: str | None = None
+
+
+class ErrorResponse(BaseModel):
+    """A request that was not answered."""
+
+    error: ErrorDetail
+    request_id: str
+
+
+def read_request(body: bytes, model: Served, settings: ServerSettings) -> tuple[list[Input], list[str] | None]:
+    """The inputs and tasks that a body asks for.
+
+    Raises:
+        RefusedError: 400 if it is not JSON; 422 naming the field that is wrong, too long or unknown.
+    """
+    try:
+        request = PredictRequest.model_validate_json(body)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        if problem["type"] == "json_invalid":
+            raise RefusedError(400, "invalid_json", problem["msg"]) from error
+        place = _place(problem["loc"])
+        raise RefusedError(422, "invalid", f"{place or 'body'}: {problem['msg']}", field=place or None) from error
+    if len(request.texts) > settings.texts:
+        message = f"texts: at most {settings.texts} in a request, found {len(request.texts)}"
+        raise RefusedError(422, "too_many_texts", message, field="texts")
+    inputs = [_input(given) for given in request.texts]
+    for number, given in enumerate(inputs):
+        _check_length(given, f"texts[{number}]", settings.characters)
+    if request.tasks is not None:
+        _check_tasks(request.tasks, inputs, model)
+    return inputs, request.tasks
+
+
+def _place(location: Sequence[str | int]) -> str:
+    place = ""
+    for part in location:
+        if isinstance(part, int):
+            place += f"[{part}]"
+        elif not part.startswith("<"):
+            place += f".{part}" if place else part
+    return place[:200]
+
+
+def _input(given: str | list[str] | Pair) -> Input:
+    if not isinstance(given, Pair):
+        return given
+    return given.text if given.text_pair is None else (given.text, given.text_pair)
+
+
+def _check_length(given: Input, place: str, most: int) -> None:
+    if isinstance(given, tuple):
+        _check_length(given[0], f"{place}.text", most)
+        _check_length(given[1], f"{place}.text_pair", most)
+        return
+    length = len(given) if isinstance(given, str) else sum(map(len, given)) + len(given)
+    if length > most:
+        raise RefusedError(422, "text_too_long", f"{place}: at most {most} characters, found {length}", field=place)
+
+
+def _check_tasks(tasks: Sequence[str], inputs: Sequence[Input], model: Served) -> None:
+    for number, task in enumerate(tasks):
+        if task not in model.kinds:
+            field = f"tasks[{number}]"
+            known = ", ".join(model.kinds)
+            raise RefusedError(422, "unknown_task", f"{field}: no task {task[:60]!r}; there are {known}", field=field)
+    taken = {pair: any(model.takes(task, pair=pair) for task in tasks) for pair in (False, True)}
+    for number, given in enumerate(inputs):
+        if not taken[isinstance(given, tuple)]:
+            found, field = "a pair" if isinstance(given, tuple) else "one text", f"texts[{number}]"
+            message = f"{field}: none of the tasks {', '.join(tasks)} takes {found}"
+            raise RefusedError(422, "input_not_taken", message, field=field)

@@ -1,0 +1,90 @@
+"""What the server counts, for Prometheus. A registry of its own: two servers in one process do not mix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isnan
+from statistics import fmean
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from palmette.types import Prediction
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+_CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+
+class Metrics:
+    """Everything under `/metrics`."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.responses = Counter("palmette_responses", "Responses.", ["path", "status"], registry=registry)
+        self.requests = Counter("palmette_requests", "Answered requests.", ["task"], registry=registry)
+        self.texts = Counter("palmette_texts", "Answered texts and pairs.", ["task"], registry=registry)
+        self.latency = Histogram(
+            "palmette_latency_seconds",
+            "From the request's head to its last answer.",
+            ["task"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.confidence = Histogram(
+            "palmette_confidence",
+            "Probability of a text's answer; of tags: the mean over its words.",
+            ["task"],
+            buckets=_CONFIDENCES,
+            registry=registry,
+        )
+        self.batch_texts = Histogram(
+            "palmette_batch_texts", "Texts computed together.", buckets=_COUNTS, registry=registry
+        )
+        self.batch_requests = Histogram(
+            "palmette_batch_requests", "Requests that a batch serves.", buckets=_COUNTS, registry=registry
+        )
+        self.batch_tokens = Histogram(
+            "palmette_batch_tokens", "Subwords of a batch, estimated.", buckets=_TOKENS, registry=registry
+        )
+        self.queue_wait = Histogram(
+            "palmette_queue_wait_seconds",
+            "From a request's acceptance until its first text is computed.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.queue_requests = Gauge("palmette_queue_requests", "Requests with texts waiting.", registry=registry)
+        self.queue_tokens = Gauge("palmette_queue_tokens", "Subwords waiting, estimated.", registry=registry)
+        self.rejected = Counter("palmette_rejected", "Refused requests.", ["reason"], registry=registry)
+        self.dropped = Counter(
+            "palmette_dropped_texts", "Texts whose caller went away or ran out of time.", registry=registry
+        )
+        self.reloads = Counter("palmette_reloads", "Reloads of the model.", ["result"], registry=registry)
+
+    def watch_queue(self, requests: Callable[[], float], tokens: Callable[[], float]) -> None:
+        """Ask for the queue's length when somebody reads it, instead of writing it down at each change."""
+        self.queue_requests.set_function(requests)
+        self.queue_tokens.set_function(tokens)
+
+    def predicted(self, task: str, predictions: Sequence[Prediction]) -> None:
+        """Count what a batch answered for one task."""
+        self.texts.labels(task).inc(len(predictions))
+        histogram = self.confidence.labels(task)
+        for prediction in predictions:
+            found = prediction.confidence
+            value = found if isinstance(found, float) else fmean(found) if found else None
+            # NaN: the kind has no confidence (regression); no words: there is nothing to be sure of.
+            if value is not None and not isnan(value):
+                histogram.observe(value)
+
+    def answered(self, tasks: Sequence[str], seconds: float) -> None:
+        """Count an answered request."""
+        for task in tasks:
+            self.requests.labels(task).inc()
+            self.latency.labels(task).observe(seconds)
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)

@@ -1,0 +1,80 @@
+"""The API's own description, with the limits of this server and the tasks of the model it serves now."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from palmette.serving import bodies
+from palmette.serving.service import Service
+
+_OPEN = ("/healthz", "/readyz")
+_REFS = "#/components/schemas/{model}"
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Responses of an operation that have the form of an error."""
+    return {status: {"model": bodies.ErrorResponse, "description": HTTPStatus(status).phrase} for status in statuses}
+
+
+def describe(app: FastAPI, service: Service) -> dict[str, Any]:
+    """The OpenAPI document."""
+    document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    components = document.setdefault("components", {})
+    _, request = models_json_schema([(bodies.PredictRequest, "validation")], ref_template=_REFS)
+    components["schemas"] |= _limit(request["$defs"], service)
+    for path in ("/v1/predict", "/v1/stream"):
+        content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        content["schema"] = {"$ref": "#/components/schemas/PredictRequest"}
+        content["examples"] = _examples(service)
+    answers = document["paths"]["/v1/stream"]["post"]["responses"]["200"]["content"]["application/x-ndjson"]
+    answers["schema"] = {"type": "string", "description": "Lines, each an Answer; the last one may be an error."}
+    if service.keys.hashes:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                operation["security"] = [] if path in _OPEN else [{"key": []}]
+    return document
+
+
+def _limit(schemas: dict[str, Any], service: Service) -> dict[str, Any]:
+    """Limits into the schemas of a request."""
+    settings = service.settings
+
+    def walk(schema: Any) -> None:
+        if isinstance(schema, dict):
+            if schema.get("type") == "string":
+                schema["maxLength"] = settings.characters
+            for part in schema.values():
+                walk(part)
+        elif isinstance(schema, list):
+            for part in schema:
+                walk(part)
+
+    walk(schemas)
+    fields = schemas["PredictRequest"]["properties"]
+    fields["texts"]["maxItems"] = settings.texts
+    for choice in fields["tasks"]["anyOf"]:
+        if choice["type"] == "array":
+            choice["items"] = {"type": "string", "enum": list(service.model.kinds)}
+    return schemas
+
+
+def _examples(service: Service) -> dict[str, Any]:
+    """Bodies that this model answers."""
+    model = service.model
+    single = [task for task in model.kinds if model.takes(task, pair=False)]
+    paired = [task for task in model.kinds if model.takes(task, pair=True)]
+    found: dict[str, Any] = {}
+    if single:
+        found["texts"] = {"summary": "Every task that takes a text", "value": {"texts": ["Anna sat in Paris."]}}
+        value = {"texts": ["Anna sat in Paris.", ["Anna", "sat", "."]], "tasks": single[:1]}
+        found["one task"] = {"summary": "One task, over a text and over words", "value": value}
+    if paired:
+        pair = {"text": "Where is Anna?", "text_pair": "Anna is in Paris."}
+        found["pair"] = {"summary": "A pair, or a question and its passage", "value": {"texts": [pair]}}
+    return found

@@ -1,0 +1,84 @@
+"""What a server holds while it runs: the model, the queue, the keys, and how they are replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from palmette.answering import Answerer
+from palmette.errors import PalmetteError
+from palmette.serving.batcher import Batcher
+from palmette.serving.keys import Keys
+from palmette.serving.logs import log
+from palmette.serving.metrics import Metrics
+from palmette.serving.model import Served
+from palmette.serving.refusal import RefusedError
+from palmette.serving.settings import ServerSettings
+
+
+class Service:
+    """A running server's state.
+
+    Args:
+        load: path -> answerer; imports whatever the model needs.
+        path: of the model. A reload reads it again, and never another one: who may reload must not read any file.
+        settings: of the operator.
+
+    Attributes:
+        model: what answers requests that are accepted now.
+        draining: the server is about to end.
+
+    Raises:
+        PalmetteError: the model cannot be loaded, or the keys.
+    """
+
+    def __init__(self, load: Callable[[Path], Answerer], path: Path, settings: ServerSettings) -> None:
+        self.settings = settings
+        self._load = load
+        self._path = path
+        self.keys = Keys.read(settings.keys)
+        self.model = Served.of(load(path), path)
+        self.metrics = Metrics()
+        self.batcher = Batcher(
+            self.metrics,
+            batch_tokens=settings.batch_tokens,
+            queue_tokens=settings.queue_tokens,
+            longest_wait=settings.longest_wait,
+            workers=settings.workers,
+        )
+        self.draining = False
+        self._reloading = False
+
+    async def reload(self) -> Served:
+        """Load model and keys anew, in a thread, and answer with them from then on.
+
+        Whatever was accepted before keeps its model. If anything is wrong with the new one, the old one stays.
+
+        Raises:
+            RefusedError: 409 if a reload is going on or the model is broken, 500 if loading itself failed.
+        """
+        if self._reloading:
+            raise RefusedError(409, "reload_running", "a reload is going on; ask again when it is done")
+        self._reloading = True
+        try:
+            keys, model = await asyncio.to_thread(self._read)
+        except PalmetteError as error:
+            self.metrics.reloads.labels("refused").inc()
+            # Such messages are about the operator's files, not about callers' texts.
+            log("reload refused, the old model stays", level=logging.ERROR, reason=str(error))
+            raise RefusedError(409, "reload_refused", f"the old model stays: {error}") from error
+        except Exception as error:
+            self.metrics.reloads.labels("failed").inc()
+            log("reload failed, the old model stays", level=logging.ERROR, error=error)
+            raise RefusedError(500, "reload_failed", "the old model stays; the log has the reason") from error
+        finally:
+            self._reloading = False
+        self.keys, self.model = keys, model
+        self.metrics.reloads.labels("done").inc()
+        log("reloaded", digest=model.digest)
+        return model
+
+    def _read(self) -> tuple[Keys, Served]:
+        return Keys.read(self.settings.keys), Served.of(self._load(self._path), self._path)
