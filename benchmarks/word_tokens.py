@@ -1,4 +1,4 @@
-"""How well words are found in raw text: word F1 of `palmette.text.find_words` on EWT's raw test text, target 0.975.
+"""How well words are found in raw text: word F1 of `palmette.words.find_words` on EWT's raw test text, target 0.975.
 
 The raw text is the `# text` comment of each sentence; a word counts as found when its character span is exactly that
 of a gold word. Gold words are UD's syntactic words, located so:
@@ -36,7 +36,7 @@ def main() -> None:
     import conllu
 
     from palmette.metrics import precision_recall_f1
-    from palmette.text import find_words
+    from palmette.words import find_words
 
     correct = predicted = gold = sentences = rewritten = 0
     missed: dict[str, int] = {}

@@ -28,7 +28,7 @@ import pytest
 
 from fakes import tiny_config
 from palmette.config import Config
-from palmette.text import find_words
+from palmette.words import find_words
 
 # Importing spaCy draws from `random`, which hypothesis forbids inside a strategy: the first test to do so would fail.
 find_words("", language="en")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import palmette
-from palmette.deploy.bundle import GRAPH, MANIFEST, TASKS, TOKENIZER, Bundle, write_bundle
+from palmette.deploy.bundle import GRAPH, MANIFEST, TASKS, TOKENIZER, WORDS, Bundle, write_bundle
 from palmette.errors import BundleError
 from palmette.runtime import Runtime
 
@@ -94,7 +94,7 @@ def test_a_damaged_manifest_is_refused(copy: Path, content: str) -> None:
         palmette.load(copy)
 
 
-@pytest.mark.parametrize("name", [GRAPH, TOKENIZER, TASKS])
+@pytest.mark.parametrize("name", [GRAPH, TOKENIZER, TASKS, WORDS])
 def test_a_manifest_without_a_necessary_file_is_refused(copy: Path, name: str) -> None:
     rewrite(copy, lambda manifest: manifest["files"].pop(name))
     with pytest.raises(BundleError, match=f"does not name {name}"):
@@ -117,6 +117,13 @@ def test_damaged_tasks_are_refused(copy: Path, content: bytes) -> None:
 def test_a_damaged_tokenizer_is_refused(copy: Path, content: bytes) -> None:
     replace(copy, TOKENIZER, content)
     with pytest.raises(BundleError, match="tokenizer"):
+        palmette.load(copy)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"language": "en", "affixes": {}}'])
+def test_damaged_word_rules_are_refused(copy: Path, content: bytes) -> None:
+    replace(copy, WORDS, content)
+    with pytest.raises(BundleError, match=r"words\.json: is (damaged|not JSON)"):
         palmette.load(copy)
 
 
@@ -174,7 +181,7 @@ def test_weights_outside_the_graph_are_not_read(copy: Path) -> None:
 
 
 def test_a_bundle_appears_whole_and_replaces_nothing(tmp_path: Path) -> None:
-    files = {GRAPH: b"a", TOKENIZER: b"b", TASKS: b"c"}
+    files = {GRAPH: b"a", TOKENIZER: b"b", TASKS: b"c", WORDS: b"d"}
     bundle = write_bundle(tmp_path / "one", files, about={"precision": "fp32"})
     assert {name: bundle.read(name) for name in files} == files
     assert [path.name for path in tmp_path.iterdir()] == ["one"]

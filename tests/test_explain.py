@@ -28,8 +28,9 @@ from palmette.explain import explain
 from palmette.kinds import KINDS, AnyKind
 from palmette.predictor import Input, Predictor
 from palmette.run import Run
-from palmette.text import TextEncoder, find_words
+from palmette.text import TextEncoder
 from palmette.types import Example, Text
+from palmette.words import find_words
 from strategies import TOKENIZERS, words
 
 ENCODER = tiny_encoder(max_length=24)

@@ -22,8 +22,9 @@ from palmette.kinds.base import Array, LabelError, RawLabel
 from palmette.kinds.extractive_qa import ExtractiveQA
 from palmette.kinds.regression import Regression
 from palmette.kinds.text_classification import TextClassification
-from palmette.text import Encoded, TextEncoder, find_words
+from palmette.text import Encoded, TextEncoder
 from palmette.types import Answer, Example, Label, Prediction, Text
+from palmette.words import find_words
 
 ENCODER = tiny_encoder(max_length=24)
 

@@ -19,8 +19,8 @@ from palmette.config import TaskConfig
 from palmette.errors import RunError
 from palmette.kinds import KINDS, AnyKind
 from palmette.predictor import Input, Predictor
-from palmette.text import find_words
 from palmette.types import Answer, Example, Prediction, Text
+from palmette.words import find_words
 from strategies import raw_texts, words
 
 ENCODER = tiny_encoder(max_length=24)

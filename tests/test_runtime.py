@@ -173,6 +173,7 @@ print(json.dumps(model.predict("Anna sat in Paris.")))
 def test_it_imports_neither_torch_nor_transformers(bundled: Path, runtime: Runtime) -> None:
     forbidden = {
         "torch",
+        "spacy",
         "transformers",
         "accelerate",
         "safetensors",

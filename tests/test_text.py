@@ -1,4 +1,4 @@
-"""Nothing is lost between a string and the trunk's rows: no character, word, subword or place in a passage."""
+"""Nothing is lost between words and the trunk's rows: no character, word, subword or place in a passage."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from tokenizers import Tokenizer
 
 from fakes import tiny_encoder, tiny_tokenizer
 from palmette.errors import ConfigError
-from palmette.text import Row, TextEncoder, casing, find_words, well_formed, windows
+from palmette.text import Row, TextEncoder, casing, windows
 from palmette.types import Example, Text
+from palmette.words import find_words
 from strategies import AWKWARD, TOKENIZERS, raw_texts, words
 
 families = pytest.mark.parametrize("family", TOKENIZERS)
@@ -26,80 +27,7 @@ def encoder_of(family: str, max_length: int = 32) -> TextEncoder:
     return TextEncoder(TOKENIZERS[family](), max_length=max_length)
 
 
-# --- words ---------------------------------------------------------------------------------------------------------
-
-
-def assert_covers(raw: str, text: Text) -> None:
-    """Every word is where its offsets say, in order, and every character outside words is white space."""
-    assert text.string == raw
-    end, between = 0, []
-    assert text.offsets is not None
-    for word, (start, stop) in zip(text.words, text.offsets, strict=True):
-        assert end <= start < stop
-        assert raw[start:stop] == word
-        assert not word.isspace()
-        between.append(raw[end:start])
-        end = stop
-    assert "".join([*between, raw[end:]]).strip() == ""
-
-
-@pytest.mark.parametrize("language", ["en", "da", "he", "zh"])
-def test_no_character_is_lost_between_words(language: str) -> None:
-    @given(raw_texts)
-    @settings(max_examples=80)
-    @example("".join(AWKWARD))
-    @example(" ".join(AWKWARD))
-    @example("")
-    @example("\n \u2028\x00")
-    def check(raw: str) -> None:
-        assert_covers(raw, find_words(raw, language=language))
-
-    check()
-
-
-@given(raw_texts, st.integers(250, 400))
-@settings(max_examples=30)
-def test_no_character_is_lost_in_unbroken_chunks(raw: str, repeats: int) -> None:
-    long = f"{raw} {'(a.' * repeats}{raw} it's " + "\u0301x" * repeats
-    assert_covers(long, find_words(long, language="en"))
-
-
-def test_words_beside_a_long_chunk_are_found_by_the_same_rules() -> None:
-    plain = "Mr. Smith doesn't live in the U.S. anymore."
-    assert find_words(f"{plain} {'x' * 1000}", language="en").words[:-1] == find_words(plain, language="en").words
-
-
-def test_a_long_chinese_sentence_is_cut_as_a_short_one_is() -> None:
-    sentence = "\u6211\u4eec\u53bb\u5317\u4eac\u3002"
-    assert find_words(sentence * 60, language="zh").words == find_words(sentence, language="zh").words * 60
-
-
-@pytest.mark.parametrize("unit", ["x", "(.", "\U0001f600", "\u0301", "a-b/", "x'", "...", "http://"])
-def test_an_endless_chunk_takes_linear_time(unit: str) -> None:
-    raw = unit * (100_000 // len(unit))
-    started = time.perf_counter()
-    text = find_words(raw, language="en")
-    assert time.perf_counter() - started < 3
-    assert_covers(raw, text)
-
-
-def test_chunks_just_below_the_limit_take_linear_time() -> None:
-    raw = " ".join(f"{'(.' * 120}{number}" for number in range(300))
-    started = time.perf_counter()
-    assert_covers(raw, find_words(raw, language="en"))
-    assert time.perf_counter() - started < 5
-
-
-def test_half_a_surrogate_pair_keeps_offsets() -> None:
-    text = find_words("so \ud83d good", language="en")
-    assert text.words == ("so", "\ufffd", "good")
-    assert_covers("so \ufffd good", text)
-    assert well_formed("\U0001f600") == "\U0001f600"
-
-
-def test_an_unknown_language_is_a_clear_error() -> None:
-    with pytest.raises(ConfigError, match="'qq'"):
-        find_words("a", language="qq")
+# --- casing ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

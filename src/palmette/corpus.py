@@ -16,8 +16,8 @@ from palmette.data.splits import read_splits
 from palmette.errors import ReadError
 from palmette.kinds import AnyKind, task_kinds
 from palmette.kinds.base import LabelError
-from palmette.text import find_words
 from palmette.types import SPLITS, Example, Label, Record, Split, Text
+from palmette.words import find_words
 
 
 @dataclass

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from palmette.batching import Batch, Dataset, by_length, collate
 from palmette.errors import RunError
 from palmette.kinds import AnyKind
-from palmette.text import Encoded, Row, TextEncoder, well_formed
+from palmette.text import Encoded, Row, TextEncoder
 from palmette.types import Example, Prediction, Text
+from palmette.words import well_formed
 
 Engine = Callable[[Batch], Mapping[str, NDArray[Any]]]
 

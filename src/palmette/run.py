@@ -18,9 +18,9 @@ from palmette.corpus import load_corpus
 from palmette.errors import RunError
 from palmette.model import Model, pad_id, torch_engine
 from palmette.predictor import Predictor
-from palmette.text import find_words
 from palmette.trunk import load_architecture
 from palmette.types import Example
+from palmette.words import find_words
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,13 @@ from tokenizers import Tokenizer
 from palmette.answering import Answerer
 from palmette.batching import Batch
 from palmette.config import TaskConfig
-from palmette.deploy.bundle import GRAPH, TASKS, TOKENIZER, Bundle
+from palmette.deploy.bundle import GRAPH, TASKS, TOKENIZER, WORDS, Bundle
 from palmette.errors import BundleError, MissingExtraError
 from palmette.kinds import find_kind
 from palmette.machine import cores
 from palmette.predictor import Engine, Predictor
-from palmette.text import TextEncoder, find_words
+from palmette.text import TextEncoder
+from palmette.words import WordFinder, WordRules
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "casing")
 
@@ -65,10 +65,13 @@ class Runtime(Answerer):
             encoder = TextEncoder(
                 Tokenizer.from_buffer(bundle.read(TOKENIZER)), max_length=int(described["max_length"])
             )
-            words = partial(find_words, language=described["language"])
             pad = int(described["pad"])
         except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
             raise BundleError(f"{bundle.folder / TASKS}: is damaged: {error!r}") from error
+        try:
+            words = WordFinder(WordRules.from_json(bundle.read_json(WORDS)))
+        except ValueError as error:
+            raise BundleError(f"{bundle.folder / WORDS}: is damaged: {error}") from error
         session = open_session(bundle.read(GRAPH), threads=threads, where=str(bundle.folder / GRAPH))
         check_graph(session, list(kinds), where=str(bundle.folder / GRAPH))
         predictor = Predictor(kinds, encoder, onnx_engine(session), pad=pad, find_words=words)

@@ -1,14 +1,12 @@
-"""Words, subwords, offsets, windows: from a text to the rows that the trunk reads. No torch.
+"""Subwords, offsets, windows: from words to the rows that the trunk reads. No torch.
 
 Training and serving share this file, so that a text is always cut in the same way.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -16,89 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from palmette.errors import ConfigError, MissingExtraError
+from palmette.errors import ConfigError
 from palmette.types import Example, Text
+from palmette.words import well_formed
 
 IntArray = NDArray[np.int64]
 
 # What a lower-casing trunk cannot see, given back by a small embedding (trunk.py).
 CASINGS: tuple[str, ...] = ("lower or uncased", "capitalised", "all capitals", "mixed")
 
-# spaCy's affix rules take quadratic time on one unbroken chunk: 100 kB of "(." runs for minutes. Longer chunks
-# than any word of prose are cut by a plain rule instead.
-_LONGEST_CHUNK = 256
-_PLAIN_WORDS = re.compile(r"\w+|([^\w\s])\1*")
-_LONG_ADDRESS = re.compile(r"<?(?:https?://|ftp://|www\.)[\w.-]+\.\w+(?:[/?#:][^\s<>]{0,4000})?>?")
-_RUNNING = frozenset("!?.=*-_~#$<>+^|")
-# spaCy remembers every word it ever saw; a stream of any length must not fill the memory.
-_MOST_STRINGS = 500_000
 # A tokenizer's file does not say which of its tokens is the mask; these are the names that trunks give it.
 _MASKS = ("[MASK]", "<mask>")
-_SURROGATES = re.compile(r"[\ud800-\udfff]")
-
-
-@lru_cache(maxsize=8)
-def _word_rules(language: str) -> Any:
-    try:
-        import spacy
-    except ImportError as error:
-        raise MissingExtraError("spacy", "serve") from error
-    try:
-        return spacy.blank(language).tokenizer
-    except ImportError as error:
-        raise ConfigError(f"language: spaCy has no word rules for {language!r}: {error}") from error
-
-
-def _has_affix_rules(language: str) -> bool:
-    """Whether spaCy's own tokenizer finds the words, and not one that needs no spaces (Chinese)."""
-    from spacy.tokenizer import Tokenizer as AffixRules
-
-    return isinstance(_word_rules(language), AffixRules)
-
-
-def well_formed(text: str) -> str:
-    """The text with U+FFFD for each half of a surrogate pair (JSON can bring them), which no tokenizer takes."""
-    return _SURROGATES.sub("\ufffd", text)
-
-
-def find_words(raw: str, *, language: str) -> Text:
-    """Cut a string into words by spaCy's rules for `language`; offsets are characters of `raw`.
-
-    White space is never a word. An empty string has no words. The string is made `well_formed`, which keeps offsets.
-
-    Raises:
-        ConfigError: spaCy has no rules for the language.
-        MissingExtraError: spaCy is not installed.
-    """
-    rules = _word_rules(language)
-    if len(rules.vocab.strings) > _MOST_STRINGS:
-        _word_rules.cache_clear()
-        rules = _word_rules(language)
-    raw = well_formed(raw)
-    words: list[str] = []
-    offsets: list[tuple[int, int]] = []
-    chunks = [(match.group(), match.start()) for match in re.finditer(r"\S+", raw)]
-    unbroken = any(len(chunk) > _LONGEST_CHUNK for chunk, _ in chunks) and _has_affix_rules(language)
-    for piece, base in chunks if unbroken else [(raw, 0)]:
-        if unbroken and len(piece) > _LONGEST_CHUNK and _LONG_ADDRESS.fullmatch(piece):
-            found = [(piece, 0)]
-        elif unbroken and len(piece) > _LONGEST_CHUNK:
-            found = [(match.group(), match.start()) for match in _PLAIN_WORDS.finditer(piece)]
-        else:
-            found = [(token.text, token.idx) for token in rules(piece) if not token.text.isspace()]
-        for word, start in found:
-            if words and _continues(words[-1], word) and offsets[-1][1] == base + start:
-                words[-1] += word
-                offsets[-1] = (offsets[-1][0], base + start + len(word))
-                continue
-            words.append(word)
-            offsets.append((base + start, base + start + len(word)))
-    return Text(words=tuple(words), raw=raw, offsets=tuple(offsets))
-
-
-def _continues(run: str, word: str) -> bool:
-    """Whether a mark goes on with a run of itself: `!!!` and `****` are one word, as in UD; `((` and quotes are not."""
-    return len(word) == 1 and word in _RUNNING and run.count(word) == len(run)
 
 
 def casing(word: str) -> int:

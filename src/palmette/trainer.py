@@ -32,9 +32,10 @@ from palmette.model import Model, autocast, pad_id, run, to_tensors, torch_engin
 from palmette.precision import choose_precision
 from palmette.predictor import Predictor
 from palmette.probes import Probes, marks
-from palmette.text import Row, TextEncoder, find_words
+from palmette.text import Row, TextEncoder
 from palmette.trunk import load_pretrained, save_architecture
 from palmette.types import SPLITS, Example, Prediction, Split
+from palmette.words import find_words
 
 _LOG_EVERY = 20  # updates between lines in history.jsonl
 

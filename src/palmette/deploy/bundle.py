@@ -17,10 +17,11 @@ from typing import Any
 from palmette.errors import BundleError
 
 FORMAT = 1
-MANIFEST, GRAPH, TOKENIZER, TASKS, CONFIG, CARD, PARITY = (
+MANIFEST, GRAPH, TOKENIZER, WORDS, TASKS, CONFIG, CARD, PARITY = (
     "manifest.json",
     "model.onnx",
     "tokenizer.json",
+    "words.json",
     "tasks.json",
     "config.yaml",
     "README.md",
@@ -61,7 +62,7 @@ class Bundle:
             raise BundleError(f"{folder / MANIFEST}: is damaged: {error!r}") from error
         if version != FORMAT:
             raise BundleError(f"{folder}: is of format {version!r}; this Palmette reads format {FORMAT}")
-        for name in (GRAPH, TOKENIZER, TASKS):
+        for name in (GRAPH, TOKENIZER, WORDS, TASKS):
             if name not in files:
                 raise BundleError(f"{folder / MANIFEST}: does not name {name}")
         bundle = cls(folder, manifest, hashlib.sha256(content).hexdigest())

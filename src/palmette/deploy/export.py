@@ -30,6 +30,7 @@ from palmette.predictor import Engine, Predictor
 from palmette.run import Run
 from palmette.runtime import check_graph, onnx_engine, open_session
 from palmette.types import SPLITS, Example, Split
+from palmette.words import WordRules
 
 TOLERANCE = 1e-4  # largest difference between a score of the graph and of the run
 _COMPARED = 500  # examples of each task that scores are compared on
@@ -92,6 +93,7 @@ def export(
     files = {
         bundle.GRAPH: content,
         bundle.TOKENIZER: run.predictor.encoder.tokenizer.to_str().encode(),
+        bundle.WORDS: _json(WordRules.of_language(run.config.language).as_json()),
         bundle.TASKS: _json(_tasks(run)),
         bundle.CONFIG: _described(run.config).encode(),
         bundle.PARITY: _json(parity),
@@ -117,9 +119,8 @@ def _digest(path: Path) -> str:
 
 
 def _tasks(run: Run) -> dict[str, Any]:
-    """What the runtime needs besides graph and tokenizer: label maps, thresholds, scales, the language."""
+    """What the runtime needs besides graph and tokenizer: label maps, thresholds, scales."""
     return {
-        "language": run.config.language,
         "max_length": run.predictor.encoder.max_length,
         "pad": run.predictor.pad,
         "tasks": {

@@ -156,7 +156,7 @@ class Batcher:
         self._crowd = 1  # requests that were there one batch before
         self._took = 0.0  # seconds of the last batch
         self._rate = 1000.0  # subwords a second, smoothed
-        # spaCy's word rules share a cache; finding words holds the interpreter anyway.
+        # Word rules share a cache; finding words holds the interpreter anyway.
         self._words = threading.Lock()
         metrics.watch_queue(lambda: len(self._queue), lambda: self._queued)
         self._threads = [

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from starlette.responses import Response
 
 from palmette.errors import PalmetteError
-from palmette.text import well_formed
+from palmette.words import well_formed
 
 
 class RefusedError(PalmetteError):
