@@ -294,6 +294,23 @@ def test_a_stream_that_breaks_ends_with_the_error(connect: Connect) -> None:
     assert len(rest) == 29 or rest[-1]["error"]["code"] == "internal"
 
 
+def test_explanations_are_those_of_predict(connect: Connect, run: Run) -> None:
+    client = connect()
+    texts: list[Any] = ["good cat", {"text": "where is anna", "text_pair": "anna sat in paris"}]
+    found = client.post("/v1/predict", json={"texts": texts, "explain": True}).json()["answers"]
+    wanted = run.predict(["good cat", ("where is anna", "anna sat in paris")], explain=True)
+    assert [answer["tasks"] for answer in found] == [answer["tasks"] for answer in wanted]
+    assert len(found[0]["tasks"]["tone"]["explanation"]["words"]) == 2
+    assert found[1]["pair_offsets"] == wanted[1]["pair_offsets"]
+
+
+def test_a_text_too_long_to_explain_is_refused(connect: Connect) -> None:
+    client = connect(explained_characters=20)
+    assert client.post("/v1/predict", json={"texts": ["cat " * 10]}).status_code == 200
+    response = client.post("/v1/predict", json={"texts": ["cat", "cat " * 10], "explain": True})
+    refused(response, 422, "text_too_long", "texts[1]")
+
+
 def test_what_breaks_inside_is_500_without_a_word_of_it(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     client = connect()
     client.gate.failure = ValueError(f"cannot compute {PLACE}")

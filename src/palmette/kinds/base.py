@@ -162,6 +162,11 @@ class Kind(ABC, Generic[L]):
         )
 
     @property
+    def explained(self) -> bool:
+        """Whether its answers can be explained: whether the kind says how probable an answer is."""
+        return type(self).support is not Kind.support
+
+    @property
     def claims_words(self) -> bool:
         """Whether the claims of `support` are the words: each is then explained only when it is asked for."""
         return False

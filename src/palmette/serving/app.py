@@ -150,11 +150,11 @@ async def _accept(request: Request, service: Service) -> tuple[Job, Waiting]:
     _authorise(request, service)
     body = await _body(request, service)
     model = service.model
-    inputs, tasks = bodies.read_request(body, model, service.settings)
+    inputs, tasks, explain = bodies.read_request(body, model, service.settings)
     identity = request.state.request_id
     request.state.log.update(texts=len(inputs), tasks=tasks)
     waiting = Waiting(request, service.settings.request_timeout)
-    job = Job(model, inputs, tasks, waiting.notify, request_id=identity)
+    job = Job(model, inputs, tasks, waiting.notify, explain=explain, request_id=identity)
     try:
         service.batcher.submit(job)
     except QueueFullError as full:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from palmette.explain import MOST, explanations
 from palmette.predictor import Input
 from palmette.serving.logs import log
 from palmette.serving.metrics import Metrics
@@ -55,6 +56,7 @@ class Job:
         inputs: the texts; at least one.
         tasks: which tasks; None for all that take a text.
         notify: called from a worker's thread whenever answers have been added, or the error.
+        explain: say which words carried the answers.
         request_id: for the log.
 
     Attributes:
@@ -69,6 +71,7 @@ class Job:
         tasks: Sequence[str] | None,
         notify: Callable[[], None],
         *,
+        explain: bool = False,
         request_id: str = "",
     ) -> None:
         self.model = model
@@ -76,7 +79,9 @@ class Job:
         self.tasks = tasks
         self.notify = notify
         self.request_id = request_id
-        self.costs = [cost(given) for given in inputs]
+        self.explain = explain
+        # An explanation computes a text once more without each of its words.
+        self.costs = [cost(given) * (1 + explain * min(cost(given), MOST)) for given in inputs]
         self.answers: list[bytes | None] = [None] * len(inputs)
         self.error: BaseException | None = None
         self.cancelled = False
@@ -297,7 +302,13 @@ class Batcher:
                 by_task.setdefault(task, []).append(prediction)
         for task, answers in by_task.items():
             self._metrics.predicted(task, answers)
-        return [_dump(predictor.render(*pair)) for pair in zip(examples, found, strict=True)]
+        rendered = []
+        for (job, _), example, predictions in zip(batch, examples, found, strict=True):
+            if job.explain:
+                rendered += list(explanations(predictor, [example], job.tasks))
+            else:
+                rendered.append(predictor.render(example, predictions))
+        return [_dump(answer) for answer in rendered]
 
     def _deliver(self, batch: Sequence[tuple[Job, int]], answers: Sequence[bytes]) -> None:
         with self._changed:

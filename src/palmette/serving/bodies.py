@@ -43,12 +43,14 @@ class Pair(_Body):
 class PredictRequest(_Body):
     """Texts, and which tasks to answer over them."""
 
-    # `explain: bool = False` comes here, and in `_predict` and `_stream` of app.py what it adds to the answers.
     texts: list[Annotated[_Text | _Words | Annotated[Pair, Tag("<pair>")], Discriminator(_form)]] = Field(
         min_length=1, description="Each a text, a list of words, or an object of two of them (a pair)."
     )
     tasks: list[str] | None = Field(
         None, min_length=1, description="Which tasks. Default: to each text all those that take it."
+    )
+    explain: bool = Field(
+        False, description="Say which words carried each answer. Costs about as much as answering once for each word."
     )
 
 
@@ -59,6 +61,7 @@ class Answer(BaseModel):
     words: list[str]
     offsets: list[list[int]] = Field(description="Of each word in `text`: [start, end), in code points.")
     text_pair: str | None = None
+    pair_offsets: list[list[int]] | None = Field(None, description="Of each word in `text_pair`, with `explain`.")
     tasks: dict[str, Json] = Field(description="By task; the form depends on its kind.")
 
 
@@ -130,8 +133,8 @@ class ErrorResponse(BaseModel):
     request_id: str
 
 
-def read_request(body: bytes, model: Served, settings: ServerSettings) -> tuple[list[Input], list[str] | None]:
-    """The inputs and tasks that a body asks for.
+def read_request(body: bytes, model: Served, settings: ServerSettings) -> tuple[list[Input], list[str] | None, bool]:
+    """The inputs and tasks that a body asks for, and whether to explain the answers.
 
     Raises:
         RefusedError: 400 if it is not JSON; 422 naming the field that is wrong, too long or unknown.
@@ -148,11 +151,14 @@ def read_request(body: bytes, model: Served, settings: ServerSettings) -> tuple[
         message = f"texts: at most {settings.texts} in a request, found {len(request.texts)}"
         raise RefusedError(422, "too_many_texts", message, field="texts")
     inputs = [_input(given) for given in request.texts]
+    most = settings.explained_characters if request.explain else settings.characters
     for number, given in enumerate(inputs):
-        _check_length(given, f"texts[{number}]", settings.characters)
+        _check_length(given, f"texts[{number}]", most)
     if request.tasks is not None:
         _check_tasks(request.tasks, inputs, model)
-    return inputs, request.tasks
+    if request.explain:
+        _check_explained(request.tasks or list(model.kinds), model)
+    return inputs, request.tasks, request.explain
 
 
 def _place(location: Sequence[str | int]) -> str:
@@ -179,6 +185,13 @@ def _check_length(given: Input, place: str, most: int) -> None:
     length = len(given) if isinstance(given, str) else sum(map(len, given)) + len(given)
     if length > most:
         raise RefusedError(422, "text_too_long", f"{place}: at most {most} characters, found {length}", field=place)
+
+
+def _check_explained(tasks: Sequence[str], model: Served) -> None:
+    for task in tasks:
+        if not model.kinds[task].explained:
+            message = f"explain: answers of {task} ({model.kinds[task].config.kind}) cannot be explained; leave it out"
+            raise RefusedError(422, "not_explained", message, field="explain")
 
 
 def _check_tasks(tasks: Sequence[str], inputs: Sequence[Input], model: Served) -> None:

@@ -20,6 +20,9 @@ class ServerSettings(Settings):
     body_bytes: int = Field(2_000_000, ge=1, description="Longest body of a request.")
     texts: int = Field(1000, ge=1, description="Most texts in a request.")
     characters: int = Field(50_000, ge=1, description="Longest text; a pair's texts count apart.")
+    explained_characters: int = Field(
+        2000, ge=1, description="Longest text whose answers are explained, which takes about a pass for each word."
+    )
     batch_tokens: int = Field(2048, ge=1, description="Subwords (estimated) computed together.")
     queue_tokens: int = Field(65_536, ge=1, description="Subwords (estimated) that may wait; more is answered 429.")
     longest_wait: float = Field(0.005, ge=0, description="Seconds that a batch waits for more, at most.")
