@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import multiprocessing
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+from browser import CHROMIUM, DRIVER, Browser
 from fakes import tiny_config
 from palmette.config import Config
 from palmette.text import find_words
@@ -106,3 +108,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
     config = Config.parse(tiny_config(folder, long=2, epochs=6))
     return train_and_keep(config, folder / "run")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("needs Chromium and its driver (Debian: apt-get install chromium chromium-driver)")
+    opened = Browser()
+    yield opened
+    opened.driver.quit()
