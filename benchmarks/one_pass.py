@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ def main() -> None:
 def _measure(together: Runtime, alone: Mapping[str, Runtime], texts: list[str], rounds: int) -> dict[str, list[float]]:
     """Seconds of each round, by system."""
     first = next(iter(alone.values()))
-    systems = {
+    systems: dict[str, Callable[[], Any]] = {
         "five tasks": lambda: together.predict(texts),
         "one task": lambda: first.predict(texts),
         "five bundles": lambda: [model.predict(texts) for model in alone.values()],

@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import multiprocessing
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+from browser import CHROMIUM, DRIVER, Browser
 from fakes import tiny_config
 from palmette.config import Config
 from palmette.words import find_words
@@ -117,3 +119,12 @@ def bundled(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from palmette.deploy.export import export
 
     return export(trained.folder, tmp_path_factory.mktemp("bundled") / "bundle", now=NOW).folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("needs Chromium and its driver (Debian: apt-get install chromium chromium-driver)")
+    opened = Browser()
+    yield opened
+    opened.driver.quit()

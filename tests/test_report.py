@@ -6,16 +6,16 @@ import base64
 import csv
 import json
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from browser import Browser
 from example_study import FAILED, REGIMES, SEEDS, TASKS, example_ledger, example_study, write_study
 from palmette.errors import RunError
 from palmette.study import drawing, wording
@@ -340,53 +340,15 @@ def test_rebuilding_a_page_needs_no_torch() -> None:
 WIDTHS = {"desktop": 1280, "phone": 390}
 
 
-class Browser:
-    """Headless Chromium at some width."""
-
-    def __init__(self) -> None:
-        from selenium import webdriver
-
-        options = webdriver.ChromeOptions()
-        options.binary_location = str(_CHROMIUM)
-        for argument in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run"):
-            options.add_argument(f"--{argument}")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(_DRIVER)))
-
-    def open(self, path: Path, width: int) -> list[str]:
-        """Show a page; what the console said."""
-        self.command(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
-        )
-        self.driver.get(path.resolve().as_uri())
-        return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
-
-    def ask(self, script: str) -> Any:
-        """The value of an expression."""
-        return self.driver.execute_script(f"return {script}")
-
-    def command(self, name: str, **arguments: Any) -> Any:
-        return self.driver.execute_cdp_cmd(name, arguments)
-
-
-_CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_DRIVER = shutil.which("chromedriver")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if _CHROMIUM is None or _DRIVER is None:
-        pytest.skip("needs Chromium and its driver (Debian: apt-get install chromium chromium-driver)")
-    opened = Browser()
-    yield opened
-    opened.driver.quit()
+def _url(folder: Path) -> str:
+    return (folder / "report.html").as_uri()
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_a_browser_shows_every_figure_and_has_nothing_to_complain_of(
     browser: Browser, folder: Path, width: int
 ) -> None:
-    assert browser.open(folder / "report.html", width) == []
+    assert browser.open(_url(folder), width) == []
     assert browser.ask("window.innerWidth") == width
     overflow = browser.ask("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow == 0, "the page scrolls sideways"
@@ -429,7 +391,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_text_of_a_figure_is_cut_off_or_lies_on_another(
     browser: Browser, name: str, request: pytest.FixtureRequest
 ) -> None:
-    assert browser.open(request.getfixturevalue(name) / "report.html", WIDTHS["phone"]) == []
+    assert browser.open(_url(request.getfixturevalue(name)), WIDTHS["phone"]) == []
     assert browser.ask("document.documentElement.scrollWidth") == WIDTHS["phone"]
     cut = browser.ask(
         "[...document.querySelectorAll('svg text')].filter(text => {const own = text.getBoundingClientRect(), box = "
@@ -449,7 +411,7 @@ def test_no_text_of_a_figure_is_cut_off_or_lies_on_another(
 
 
 def test_a_browser_prints_it_with_what_is_folded_on_screen(browser: Browser, folder: Path) -> None:
-    browser.open(folder / "report.html", WIDTHS["desktop"])
+    browser.open(_url(folder), WIDTHS["desktop"])
     browser.command("Emulation.setEmulatedMedia", media="print")
     try:
         assert browser.ask("document.querySelector('details table').getBoundingClientRect().height") > 100
@@ -468,7 +430,7 @@ def test_these_checks_find_a_broken_page(browser: Browser, folder: Path, tmp_pat
         html.replace("</main>", "<script>missing()</script><img src='none.png'></main>"), encoding="utf-8"
     )
     # Refused by the page's own policy, and told of.
-    assert len(browser.open(broken, WIDTHS["phone"])) == 2
+    assert len(browser.open(broken.as_uri(), WIDTHS["phone"])) == 2
     broken.write_text(html.replace("<main>", "<main><p style='width:900px'>wide</p>"), encoding="utf-8")
-    browser.open(broken, WIDTHS["phone"])
+    browser.open(broken.as_uri(), WIDTHS["phone"])
     assert browser.ask("document.documentElement.scrollWidth") > WIDTHS["phone"]

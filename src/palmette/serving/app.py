@@ -24,10 +24,10 @@ from palmette.serving import bodies
 from palmette.serving.batcher import Job, QueueFullError
 from palmette.serving.middleware import Around
 from palmette.serving.openapi import describe, errors
+from palmette.serving.pages import file_response
 from palmette.serving.refusal import RefusedError
 from palmette.serving.service import Service
 from palmette.serving.waiting import Waiting
-from palmette.serving.web import file_response
 
 _GONE = Response(status_code=499)  # goes nowhere but into the log: the client has left
 
