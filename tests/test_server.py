@@ -467,7 +467,7 @@ def test_pages_are_served_strictly_and_nothing_beside_them(
     connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web = tmp_path / "web"
-    monkeypatch.setattr("palmette.serving.web._FOLDER", web)
+    monkeypatch.setattr("palmette.serving.pages._FOLDER", web)
     client = connect()
     refused(client.get("/"), 404, "not_found")
     web.mkdir()
