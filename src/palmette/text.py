@@ -29,6 +29,8 @@ _MASKS = ("[MASK]", "<mask>")
 
 def casing(word: str) -> int:
     """Index into `CASINGS` of a word's shape."""
+    if word.islower():  # most words
+        return 0
     letters = [character for character in word if character.isupper() or character.islower()]
     upper = sum(character.isupper() for character in letters)
     if upper == 0:
@@ -214,7 +216,7 @@ class TextEncoder:
         # as a subword of its own.
         word = np.searchsorted(starts, pieces[:, 1], side="right") - 1
         ids_array = np.array(ids, dtype=np.int64)
-        missing = np.setdiff1d(np.arange(count), word)
+        missing = np.flatnonzero(np.bincount(word, minlength=count) == 0)
         if len(missing):
             # A word that normalisation leaves empty (a variation selector, a blank token) still needs an answer.
             at = np.searchsorted(word, missing, side="left")
