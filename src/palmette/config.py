@@ -21,6 +21,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+LANGUAGE_MODEL = "smollm2-135m-instruct"  # the offline default of family causal_lm
+
+
 class TrunkConfig(Settings):
     """The shared encoder."""
 
@@ -188,6 +191,7 @@ class JsonlSource(SourceConfig):
     text: str = Field(description="Key of the text; a.b reaches into objects.")
     text_pair: str | None = Field(None, description="Key of the second text.")
     pretokenized: bool = Field(False, description="String texts are words joined by spaces.")
+    sentences: bool = Field(False, description="Texts that are lists are sentences to join, not words.")
 
 
 class ParquetSource(SourceConfig):
@@ -197,6 +201,7 @@ class ParquetSource(SourceConfig):
     text: str = Field(description="Column of the text.")
     text_pair: str | None = Field(None, description="Column of the second text.")
     pretokenized: bool = Field(False, description="String texts are words joined by spaces.")
+    sentences: bool = Field(False, description="Texts that are lists are sentences to join, not words.")
 
 
 class SquadSource(SourceConfig):
@@ -214,6 +219,7 @@ class HubSource(SourceConfig):
     text: str = Field(description="Column of the text.")
     text_pair: str | None = Field(None, description="Column of the second text.")
     pretokenized: bool = Field(False, description="String texts are words joined by spaces.")
+    sentences: bool = Field(False, description="Texts that are lists are sentences to join, not words.")
 
 
 Source: TypeAlias = Annotated[
@@ -281,6 +287,72 @@ class BalancingConfig(Settings):
     kind: Literal["equal"] = Field("equal", description="Static weights (tasks.*.weight), 1 by default.")
 
 
+class WritingConfig(Settings):
+    """How a model that writes text is decoded."""
+
+    beams: int = Field(1, ge=1, description="Beams of the search; 1 is greedy.")
+    constrained: bool = Field(
+        True, description="Let only valid outputs of a kind be written, where it says which are (label sets, tags)."
+    )
+    longest: int | None = Field(
+        None, ge=1, description="Most subwords written for an example. Default: by the task and its input."
+    )
+
+
+class PromptConfig(Settings):
+    """The prompt of one task. What is left out is the kind's own."""
+
+    instruction: str | None = Field(None, min_length=1, description="What is to be done.")
+    input: str | None = Field(
+        None,
+        description="The input; {text}, {pair} and {input} (as the kind writes it) are filled in.",
+    )
+
+
+class PromptingConfig(Settings):
+    """How a language model is asked."""
+
+    shots: int = Field(0, ge=0, description="Training examples shown in front of the question; 0 is zero-shot.")
+    selection: Literal["random", "balanced", "nearest"] = Field(
+        "balanced",
+        description="Which examples: random, as many of each label, or the nearest by the offline trunk's embedding.",
+    )
+    scoring: Literal["likelihood", "generation"] = Field(
+        "likelihood", description="Closed label sets: the most probable label, or what the model writes."
+    )
+    calibrated: bool = Field(
+        False, description="Divide likelihoods by those for a content-free input (Zhao et al. 2021)."
+    )
+    chat: bool | None = Field(None, description="Use the model's chat template. Default: where it has one.")
+    prompts: dict[str, PromptConfig] = Field(default_factory=dict, description="Prompts of tasks.")
+
+
+class LoraConfig(Settings):
+    """Low-rank adapters (Hu et al. 2022), trained on the tasks' instructions."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16, gt=0, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(0.05, ge=0, lt=1)
+    per_task: bool = Field(False, description="An adapter for each task instead of one for all.")
+
+
+class EndpointConfig(Settings):
+    """A remote language model behind an OpenAI-compatible endpoint."""
+
+    base_url: str = Field(min_length=1, description="E.g. http://127.0.0.1:8080/v1")
+    model: str = Field(min_length=1, description="The model's name there.")
+    key_variable: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key.")
+    token_budget: int = Field(ge=1, description="Most tokens, of prompts and answers, that may be paid for in all.")
+    requests_per_minute: float | None = Field(None, gt=0, description="Default: as fast as answers come.")
+    concurrency: int = Field(4, ge=1, description="Requests at once.")
+    timeout: float = Field(60, gt=0, description="Seconds for one answer.")
+    retries: int = Field(5, ge=0, description="Further attempts after a failure that may pass.")
+    cache: str | None = Field(None, description="File that keeps answers, so that none is paid for twice.")
+    input_price: float | None = Field(None, ge=0, description="Money for a million prompt tokens.")
+    output_price: float | None = Field(None, ge=0, description="Money for a million written tokens.")
+    currency: str = Field("USD")
+
+
 class _Places:
     """Where a configuration was written: its file, and the lines of its keys."""
 
@@ -305,10 +377,23 @@ class _Places:
         return f"{where}{keys or 'config'}"
 
 
+# Settings that only some families read.
+_FAMILIES = {
+    "writing": ("text2text", "causal_lm"),
+    "prompting": ("causal_lm",),
+    "lora": ("causal_lm",),
+    "endpoint": ("causal_lm",),
+}
+
+
 class Config(Settings):
     """A run: tasks, where their labels come from, and how one model learns them."""
 
-    family: Literal["heads"] = Field("heads", description="A head per task on a shared trunk.")
+    family: Literal["heads", "text2text", "causal_lm"] = Field(
+        "heads",
+        description="heads: a head per task on a shared trunk; text2text: an encoder-decoder writes every answer; "
+        "causal_lm: a language model is asked.",
+    )
     language: str = Field("en", description="Language of raw texts, for finding words (a spaCy language code).")
     trunk: TrunkConfig = Field(default_factory=TrunkConfig, description="A name, or {name, layers}.")
     tasks: dict[str, TaskConfig] = Field(min_length=1)
@@ -316,6 +401,10 @@ class Config(Settings):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     mixing: MixingConfig = Field(default_factory=MixingConfig)
     balancing: BalancingConfig = Field(default_factory=BalancingConfig)
+    writing: WritingConfig = Field(default_factory=WritingConfig, description="Families text2text and causal_lm.")
+    prompting: PromptingConfig = Field(default_factory=PromptingConfig, description="Family causal_lm.")
+    lora: LoraConfig | None = Field(None, description="Family causal_lm: train adapters. Default: nothing is trained.")
+    endpoint: EndpointConfig | None = Field(None, description="Family causal_lm: ask a remote model.")
     baseline: dict[str, float] = Field(
         default_factory=dict,
         description="Dev values of tasks' metrics, e.g. of single-task runs: an alarm tells of a task that is below.",
@@ -335,6 +424,8 @@ class Config(Settings):
     def _trunk_may_be_a_name(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(data.get("trunk"), str):
             data = data | {"trunk": {"name": data["trunk"]}}
+        if isinstance(data, dict) and data.get("family") == "causal_lm" and isinstance(data.get("trunk", {}), dict):
+            data = data | {"trunk": {"name": LANGUAGE_MODEL} | data.get("trunk", {})}
         return data
 
     @model_validator(mode="after")
@@ -354,11 +445,26 @@ class Config(Settings):
             raise _located(("mixing", "weights"), f"weights must name exactly the tasks; {task!r} is not in both")
         for task in sorted(self.baseline.keys() - self.tasks.keys()):
             raise _located(("baseline", task), f"no task {task!r} is declared under tasks")
+        self._check_family()
         if self.training.probes and self.trunk.frozen:
             raise _located(("training", "probes"), "a frozen trunk has no gradients to compare")
         if self.training.select not in {"mean_relative", *self.tasks}:
             raise _located(("training", "select"), f"neither mean_relative nor a task: {self.training.select!r}")
         return self
+
+    def _check_family(self) -> None:
+        """Settings of one family say nothing to another."""
+        for setting, families in _FAMILIES.items():
+            default = Config.model_fields[setting].get_default(call_default_factory=True)
+            if self.family not in families and getattr(self, setting) != default:
+                raise _located((setting,), f"goes with family: {' or '.join(families)}")
+        if self.lora is not None and self.endpoint is not None:
+            raise _located(("lora",), "a remote model cannot be trained")
+        for task in sorted(self.prompting.prompts.keys() - self.tasks.keys()):
+            raise _located(("prompting", "prompts", task), f"no task {task!r} is declared under tasks")
+        for setting in ("layers", "casing", "frozen") if self.family != "heads" else ():
+            if getattr(self.trunk, setting):
+                raise _located(("trunk", setting), "goes with family: heads")
 
     @classmethod
     def load(cls, path: str | Path, overrides: list[str] | None = None) -> Config:
@@ -427,7 +533,8 @@ class Config(Settings):
 
     def dump(self) -> str:
         """The resolved configuration as YAML, paths absolute: `Config.load` of it, from anywhere, means the same."""
-        data = self.model_dump(mode="json", exclude_none=True)
+        foreign = {setting for setting, families in _FAMILIES.items() if self.family not in families}
+        data = self.model_dump(mode="json", exclude_none=True, exclude=foreign)
         _resolve_paths(data, Path.cwd())
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 

@@ -9,7 +9,7 @@ from palmette import metrics
 from palmette.kinds import AnyKind
 from palmette.types import Example, Prediction
 
-Scores = dict[str, dict[str, float]]  # {task: {metric: value, "examples": n}}
+Scores = dict[str, dict[str, float]]  # {task: {metric: value, "examples": n}}, "unparseable" of written answers
 
 # Lengths in words; the last is open.
 _LENGTHS = ((0, 10), (10, 20), (20, 40), (40, 80), (80, None))
@@ -27,10 +27,12 @@ def score(
     """
     scores: Scores = {}
     for task, kind in kinds.items():
-        pairs = [(e.labels[task], a[task].label) for e, a in zip(examples, answers, strict=True) if task in e.labels]
+        pairs = [(e.labels[task], a[task]) for e, a in zip(examples, answers, strict=True) if task in e.labels]
         if pairs:
-            gold, predicted = zip(*pairs, strict=True)
-            scores[task] = {**kind.score(gold, predicted), "examples": len(pairs)}
+            gold = [label for label, _ in pairs]
+            scores[task] = {**kind.score(gold, [found.label for _, found in pairs]), "examples": len(pairs)}
+            if pairs[0][1].readable is not None:  # a model that writes text
+                scores[task]["unparseable"] = sum(not found.readable for _, found in pairs) / len(pairs)
     return scores
 
 

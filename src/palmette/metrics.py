@@ -11,9 +11,12 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 
+from palmette.errors import MissingExtraError
 from palmette.types import Answer
 
 Span = tuple[int, int, str]  # first word, last word + 1, type
@@ -99,6 +102,40 @@ def squad(gold: Sequence[Sequence[Answer]], predicted: Sequence[Sequence[Answer]
         exact += max(float(guess == text) for text in wanted)
         overlap += max(_token_f1(text.split(), guess.split()) for text in wanted)
     return {"exact_match": exact / len(gold), "f1": overlap / len(gold)}
+
+
+def token_f1(gold: str, predicted: str) -> float:
+    """Token F1 of two texts, normalised as SQuAD's."""
+    return _token_f1(normalize_answer(gold).split(), normalize_answer(predicted).split())
+
+
+def rouge(references: Sequence[str], text: str) -> dict[str, float]:
+    """ROUGE-1, -2 and -L F1 with Porter's stemmer (Lin 2004; rouge-score), each the best over the references."""
+    scorer = _rouge_scorer()
+    found = scorer.score_multi(list(references), text)
+    names = {"rouge_l": "rougeL", "rouge_1": "rouge1", "rouge_2": "rouge2"}
+    return {name: float(found[theirs].fmeasure) for name, theirs in names.items()}
+
+
+@cache
+def _rouge_scorer() -> Any:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise MissingExtraError("rouge-score", "text") from error
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+
+
+def bleu_chrf(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -> dict[str, float]:
+    """Corpus BLEU (Papineni et al. 2002) and chrF2 (Popović 2015) by sacrebleu's defaults, as fractions."""
+    try:
+        from sacrebleu import corpus_bleu, corpus_chrf
+    except ImportError as error:
+        raise MissingExtraError("sacrebleu", "text") from error
+    most = max(map(len, gold))
+    columns: Any = [[texts[n] if n < len(texts) else None for texts in gold] for n in range(most)]
+    bleu = corpus_bleu(list(predicted), columns).score
+    return {"bleu": bleu / 100, "chrf": corpus_chrf(list(predicted), columns).score / 100}
 
 
 def _token_f1(gold: list[str], predicted: list[str]) -> float:

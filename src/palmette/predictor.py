@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -36,34 +37,21 @@ class Reading:
     windows: Mapping[str, Windows]
 
 
-class Predictor:
-    """Answers tasks over texts.
+class AnyPredictor(ABC):
+    """Answers tasks over texts, by whatever means.
 
     Args:
         kinds: the tasks of the model.
-        encoder: texts -> rows.
-        engine: batch -> outputs of each task in the batch.
-        pad: vocabulary id of padding.
         find_words: raw text -> words.
-        batch_tokens: most padded tokens in one batch.
     """
 
-    def __init__(
-        self,
-        kinds: Mapping[str, AnyKind],
-        encoder: TextEncoder,
-        engine: Engine,
-        *,
-        pad: int,
-        find_words: Callable[[str], Text],
-        batch_tokens: int = 4096,
-    ) -> None:
+    def __init__(self, kinds: Mapping[str, AnyKind], find_words: Callable[[str], Text]) -> None:
         self.kinds = kinds
-        self.encoder = encoder
-        self.engine = engine
-        self.pad = pad
         self.find_words = find_words
-        self.batch_tokens = batch_tokens
+
+    @abstractmethod
+    def _run(self, examples: Sequence[Example], wanted: Sequence[Sequence[str]]) -> list[dict[str, Prediction]]:
+        """Answers of each example to the tasks that are wanted of it, in that order."""
 
     def choose(self, tasks: Sequence[str] | None) -> dict[str, AnyKind]:
         """The kinds of some tasks, all by default.
@@ -120,15 +108,13 @@ class Predictor:
         Raises:
             RunError: a task is unknown, an input is of no known form, or none of the named tasks takes it.
         """
-        for reading in self.readings(inputs, tasks):
-            yield reading.example, self.decode(reading)
+        for chunk, wanted in self._chunks(inputs, tasks):
+            yield from zip(chunk, self._run(chunk, wanted), strict=True)
 
-    def readings(self, inputs: Iterable[Input | Example], tasks: Sequence[str] | None = None) -> Iterator[Reading]:
-        """What `stream` decodes, for whoever asks more of the outputs than the best answer.
-
-        Raises:
-            RunError: as `stream`.
-        """
+    def _chunks(
+        self, inputs: Iterable[Input | Example], tasks: Sequence[str] | None
+    ) -> Iterator[tuple[list[Example], list[list[str]]]]:
+        """Examples, some at a time, and the tasks that are wanted of each."""
         kinds = self.choose(tasks)
         source = iter(inputs)
         while chunk := [
@@ -136,14 +122,7 @@ class Predictor:
         ]:
             if tasks:
                 self._refuse_unanswerable(chunk, kinds)
-            yield from self._read(chunk, [self._taking(example, kinds) for example in chunk])
-
-    def decode(self, reading: Reading) -> dict[str, Prediction]:
-        """The answers in a reading."""
-        return {
-            task: self.kinds[task].decode(windows, reading.example, reading.encoded.spans)
-            for task, windows in reading.windows.items()
-        }
+            yield chunk, [self._taking(example, kinds) for example in chunk]
 
     @staticmethod
     def _refuse_unanswerable(examples: Sequence[Example], kinds: Mapping[str, AnyKind]) -> None:
@@ -165,6 +144,51 @@ class Predictor:
             rendered["text_pair"] = example.pair.string
         rendered["tasks"] = {task: self.kinds[task].render(found, example) for task, found in predictions.items()}
         return rendered
+
+
+class Predictor(AnyPredictor):
+    """Answers tasks over texts, by heads on a trunk.
+
+    Args:
+        kinds: the tasks of the model.
+        encoder: texts -> rows.
+        engine: batch -> outputs of each task in the batch.
+        pad: vocabulary id of padding.
+        find_words: raw text -> words.
+        batch_tokens: most padded tokens in one batch.
+    """
+
+    def __init__(
+        self,
+        kinds: Mapping[str, AnyKind],
+        encoder: TextEncoder,
+        engine: Engine,
+        *,
+        pad: int,
+        find_words: Callable[[str], Text],
+        batch_tokens: int = 4096,
+    ) -> None:
+        super().__init__(kinds, find_words)
+        self.encoder = encoder
+        self.engine = engine
+        self.pad = pad
+        self.batch_tokens = batch_tokens
+
+    def readings(self, inputs: Iterable[Input | Example], tasks: Sequence[str] | None = None) -> Iterator[Reading]:
+        """What `stream` decodes, for whoever asks more of the outputs than the best answer.
+
+        Raises:
+            RunError: as `stream`.
+        """
+        for chunk, wanted in self._chunks(inputs, tasks):
+            yield from self._read(chunk, wanted)
+
+    def decode(self, reading: Reading) -> dict[str, Prediction]:
+        """The answers in a reading."""
+        return {
+            task: self.kinds[task].decode(windows, reading.example, reading.encoded.spans)
+            for task, windows in reading.windows.items()
+        }
 
     def _run(self, examples: Sequence[Example], wanted: Sequence[Sequence[str]]) -> list[dict[str, Prediction]]:
         """Answers of each example to the tasks that are wanted of it, in that order."""

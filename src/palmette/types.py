@@ -35,6 +35,7 @@ class Answer:
 #   multilabel_classification    a set of classes          frozenset[str]
 #   regression                   a number                  float
 #   extractive_qa                the reference answers     tuple[Answer, ...]  (empty: unanswerable)
+#   generation                   the reference texts       tuple[str, ...]
 Label = str | float | tuple[str, ...] | frozenset[str] | tuple[Answer, ...]
 
 
@@ -103,7 +104,9 @@ class Prediction:
         label: in the same form as a gold label of the kind (a QA answer is a tuple of at most one `Answer`).
         confidence: probability of the answer in [0, 1]; one a word for sequence labelling.
             NaN where the kind has none (regression).
+        readable: of models that write text, whether all of what they wrote could be read as an answer.
     """
 
     label: Label
     confidence: float | tuple[float, ...]
+    readable: bool | None = None

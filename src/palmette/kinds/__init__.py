@@ -10,6 +10,7 @@ from palmette.config import Config
 from palmette.errors import ConfigError
 from palmette.kinds.base import Kind
 from palmette.kinds.extractive_qa import ExtractiveQA
+from palmette.kinds.generation import Generation
 from palmette.kinds.multilabel_classification import MultilabelClassification
 from palmette.kinds.pair_classification import PairClassification
 from palmette.kinds.regression import Regression
@@ -25,6 +26,7 @@ KINDS: dict[str, type[AnyKind]] = {
     "pair_classification": PairClassification,
     "regression": Regression,
     "extractive_qa": ExtractiveQA,
+    "generation": Generation,
 }
 
 
@@ -53,10 +55,18 @@ def task_kinds(config: Config) -> dict[str, type[AnyKind]]:
         try:
             kinds[task] = find_kind(declared.kind)
             kinds[task].check(declared)
+            _check_family(declared.kind, kinds[task], config.family)
         except ConfigError as error:
             key, _, message = str(error).partition(": ")
             raise ConfigError(f"{config.where('tasks', task, *key.split('.'))}: {message}") from error
     return kinds
+
+
+def _check_family(name: str, kind: type[AnyKind], family: str) -> None:
+    if family == "heads" and not kind.has_head:
+        raise ConfigError(f"kind: {name} is for models that write: family: text2text or causal_lm")
+    if family != "heads" and not kind.has_text():
+        raise ConfigError(f"kind: {name} cannot be put as text, as family: {family} needs it")
 
 
 __all__ = ["KINDS", "AnyKind", "Kind", "find_kind", "task_kinds"]

@@ -5,6 +5,7 @@ A kind is made and used without torch; only `head` and `loss` import it, so that
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Array = NDArray[Any]
+
+# Stands for what a model wrote and nobody can read: a label that no data has, so that it is never right by luck.
+UNREADABLE = "\ufffd"
 RawLabel = str | float | tuple[str, ...] | tuple[Answer, ...]
 L = TypeVar("L", bound=Label)
 
@@ -45,6 +49,7 @@ class Kind(ABC, Generic[L]):
 
     inputs: ClassVar[Literal["text", "pair", "any"]]
     metrics: ClassVar[tuple[str, ...]]  # the first is the default
+    has_head: ClassVar[bool] = True  # False: only models that write text can answer it
     settings: ClassVar[frozenset[str]] = frozenset()  # which of `scheme` and `options` it reads; others are refused
 
     def __init__(self, task: str, config: TaskConfig, state: Mapping[str, Any]) -> None:
@@ -211,6 +216,64 @@ class Kind(ABC, Generic[L]):
     @abstractmethod
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         """The prediction as JSON, offsets in characters of the text."""
+
+    # --- As text, for models that read and write it (families text2text and causal_lm) ---
+
+    @classmethod
+    def has_text(cls) -> bool:
+        """Whether the kind can be put as text."""
+        return cls.target_text is not Kind.target_text
+
+    def instruction(self) -> str:
+        """What a language model is asked to do, in a sentence or two."""
+        raise self._no_text()
+
+    def source_text(self, example: Example) -> str:
+        """The input as a model reads it."""
+        if example.pair is None:
+            return example.text.string
+        return f"First: {example.text.string}\nSecond: {example.pair.string}"
+
+    def target_text(self, label: L, example: Example) -> str:
+        """A label as a model is to write it; `read_text` gives the label back.
+
+        Raises:
+            ConfigError: the kind cannot be put as text.
+        """
+        raise self._no_text()
+
+    def read_text(self, output: str, example: Example) -> tuple[L, bool]:
+        """The label that an output means, and whether all of it could be read.
+
+        Letters' case and the spaces that some tokenizers put around punctuation are overlooked. What cannot be read
+        becomes a label that no gold label equals.
+        """
+        raise self._no_text()
+
+    def next_pieces(self, written: tuple[str, ...], example: Example) -> tuple[str, ...] | None:
+        """How a valid output may go on, for constrained decoding.
+
+        Args:
+            written: the pieces chosen so far; joined as they are, they make the output.
+            example: what is answered.
+
+        Returns:
+            The pieces that may follow, the empty one where the output may end; None where anything may be written.
+        """
+        return None
+
+    def _no_text(self) -> ConfigError:
+        return ConfigError(f"tasks.{self.task}.kind: {self.config.kind} cannot be put as text; use family: heads")
+
+
+def squeeze(text: str) -> str:
+    """A text without case and white space: what survives a lower-casing tokenizer that splits at punctuation."""
+    return "".join(text.casefold().split())
+
+
+def spaced(text: str) -> str:
+    """A pattern of a text with white space anywhere between its characters."""
+    return r"\s*".join(map(re.escape, text.replace(" ", "")))
 
 
 def share(row: Row) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from palmette import metrics, sums
 from palmette.config import TaskConfig
-from palmette.kinds.base import Array, Kind, LabelError, RawLabel, share, softmax
+from palmette.kinds.base import UNREADABLE, Array, Kind, LabelError, RawLabel, share, softmax, spaced, squeeze
 from palmette.text import Encoded, Row
 from palmette.types import Answer, Example, Prediction
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Answers = tuple[Answer, ...]
 
+_NOTHING = "unanswerable"  # how it is written that the passage has no answer
 _LONGEST_ANSWER = 30  # subwords, as in the reference implementation of BERT on SQuAD (Devlin et al. 2019)
 _CANDIDATES = 20  # best starts and ends that are combined, ibid.
 
@@ -126,10 +128,33 @@ class ExtractiveQA(Kind[Answers]):
         pairs = zip(gold, predicted, strict=True)
         return sums.means([metrics.squad([wanted], [found])[self.metric] for wanted, found in pairs])
 
+    def instruction(self) -> str:
+        nothing = f" If the passage does not answer it, write {_NOTHING}." if self.state["unanswerable"] else ""
+        return f"Answer the question with a few words of the passage, exactly as they stand there.{nothing}"
+
+    def source_text(self, example: Example) -> str:
+        passage = example.pair.string if example.pair is not None else ""
+        return f"Passage: {passage}\nQuestion: {example.text.string}"
+
+    def target_text(self, label: Answers, example: Example) -> str:
+        return label[0].text if label else _NOTHING
+
+    def read_text(self, output: str, example: Example) -> tuple[Answers, bool]:
+        """The first place of the passage that reads like the output's first line."""
+        written = output.strip().partition("\n")[0].strip(" \"'`*")
+        passage = example.pair.string if example.pair is not None else ""
+        for candidate in (written, written.rstrip(".,;:!?")):
+            found = re.search(spaced("".join(candidate.split())), passage, re.IGNORECASE) if candidate else None
+            if found:
+                return (Answer(found.start(), found.group()),), True
+        if self.state["unanswerable"] and squeeze(written.rstrip(".")) == _NOTHING:
+            return (), True
+        return (Answer(-1, UNREADABLE),), False
+
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         answers: Any = prediction.label
         confidence = round(float(prediction.confidence), 4)  # type: ignore[arg-type]
-        if not answers:
+        if not answers or answers[0].text == UNREADABLE:
             return {"answer": None, "confidence": confidence}
         answer = answers[0]
         stop = answer.start + len(answer.text)

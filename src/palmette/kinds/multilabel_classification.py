@@ -11,12 +11,26 @@ from numpy.typing import NDArray
 
 from palmette import metrics, sums
 from palmette.config import TaskConfig
-from palmette.kinds.base import Array, Kind, LabelError, RawLabel, expect_strings, label_set, share, vote
+from palmette.kinds.base import (
+    UNREADABLE,
+    Array,
+    Kind,
+    LabelError,
+    RawLabel,
+    expect_strings,
+    label_set,
+    share,
+    squeeze,
+    vote,
+)
 from palmette.text import Row
 from palmette.types import Example, Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+_NOTHING = "none"  # how an empty set is written
 
 
 class MultilabelClassification(Kind[frozenset[str]]):
@@ -108,6 +122,31 @@ class MultilabelClassification(Kind[frozenset[str]]):
 
     def items(self, label: frozenset[str]) -> set[tuple[object, str]]:
         return {("text", member) for member in label}
+
+    def instruction(self) -> str:
+        return (
+            f"Which of these hold for the text: {', '.join(self.labels)}? "
+            f"Write them in this order, separated by commas, or {_NOTHING}."
+        )
+
+    def target_text(self, label: frozenset[str], example: Example) -> str:
+        return ", ".join(sorted(label)) or _NOTHING
+
+    def read_text(self, output: str, example: Example) -> tuple[frozenset[str], bool]:
+        known = {squeeze(label): label for label in self.labels}
+        parts = [squeeze(part.strip(" .\n\"'`")) for part in output.strip().split(",")]
+        if parts == [_NOTHING]:
+            return frozenset(), True
+        if all(part in known for part in parts):
+            return frozenset(known[part] for part in parts), True
+        return frozenset({UNREADABLE, *(known[part] for part in parts if part in known)}), False
+
+    def next_pieces(self, written: tuple[str, ...], example: Example) -> tuple[str, ...]:
+        if not written:
+            return (*self.labels, _NOTHING)
+        last = written[-1].removeprefix(", ")
+        later = self.labels[self._number[last] + 1 :] if last in self._number else ()
+        return (*(f", {label}" for label in later), "")
 
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         members: Any = prediction.label

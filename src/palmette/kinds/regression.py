@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,7 +47,12 @@ class Regression(Kind[float]):
     def fit(cls, labels: Sequence[float]) -> dict[str, Any]:
         values = np.sort(np.asarray(labels, dtype=np.float64))  # sums of floats depend on their order
         spread = float(values.std())
-        return {"mean": float(values.mean()), "deviation": spread if spread > 0 else 1.0}
+        return {
+            "mean": float(values.mean()),
+            "deviation": spread if spread > 0 else 1.0,
+            "low": float(values[0]),
+            "high": float(values[-1]),
+        }
 
     def targets(self, label: float, row: Row, spans: Array | None) -> dict[str, Array]:
         standardised = (label - self.state["mean"]) / self.state["deviation"]
@@ -76,6 +82,7 @@ class Regression(Kind[float]):
         return float(value * self.state["deviation"] + self.state["mean"])
 
     def score(self, gold: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
+        predicted = self._filled(gold, predicted)
         errors = np.asarray(gold, dtype=float) - np.asarray(predicted, dtype=float)
         return {
             "pearson": metrics.pearson(gold, predicted),
@@ -89,6 +96,7 @@ class Regression(Kind[float]):
         On all of them `combine` is exact; on some of them it is Pearson's correlation of ranks that were not ranked
         anew: an approximation that differs only in how the drawn examples fill the scale.
         """
+        predicted = self._filled(gold, predicted)
         if self.metric == "pearson":
             return sums.moments(gold, predicted)
         from scipy.stats import rankdata
@@ -97,6 +105,48 @@ class Regression(Kind[float]):
 
     def combine(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
         return sums.pearson(totals)
+
+    def _filled(self, gold: Sequence[float], predicted: Sequence[float]) -> list[float]:
+        """Predictions; where there is none (unreadable text), the end of the scale that is farther from gold."""
+        low, high = self._range
+        return [
+            (low if wanted - low > high - wanted else high) if math.isnan(found) else found
+            for wanted, found in zip(gold, predicted, strict=True)
+        ]
+
+    @property
+    def _range(self) -> tuple[float, float]:
+        mean, deviation = self.state["mean"], self.state["deviation"]
+        return self.state.get("low", mean - 3 * deviation), self.state.get("high", mean + 3 * deviation)
+
+    @property
+    def _step(self) -> float:
+        """What written numbers are rounded to: 0.2 on STS-B (1 to 5), as T5 does it (Raffel et al. 2020)."""
+        return float(2 * 10.0 ** math.floor(math.log10(self.state["deviation"] / 2)))
+
+    def _write(self, value: float) -> str:
+        digits = max(0, -math.floor(math.log10(self._step)))
+        return f"{round(value / self._step) * self._step + 0.0:.{digits}f}"
+
+    def instruction(self) -> str:
+        low, high = map(self._write, self._range)
+        return f"Give the {'pair' if self.state.get('paired') else 'text'} a number from {low} to {high}."
+
+    def target_text(self, label: float, example: Example) -> str:
+        return self._write(label)
+
+    def read_text(self, output: str, example: Example) -> tuple[float, bool]:
+        """The number that the output begins with, if it is on the scale."""
+        found = re.match(r"[\s\"'`*:]*([+-]?\s*\d+(?:\s*\.\s*\d+)?)(?![\d.]*\d)", output)
+        value = float("".join(found[1].split())) if found else math.nan
+        low, high = self._range
+        return (value, True) if low - self._step <= value <= high + self._step else (math.nan, False)
+
+    def next_pieces(self, written: tuple[str, ...], example: Example) -> tuple[str, ...]:
+        if written:
+            return ("",)
+        low, high = (round(end / self._step) for end in self._range)
+        return tuple(self._write(number * self._step) for number in range(low, high + 1))
 
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         return {"value": round(float(prediction.label), 4)}  # type: ignore[arg-type]

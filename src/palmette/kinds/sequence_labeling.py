@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -11,7 +13,18 @@ from numpy.typing import NDArray
 from palmette import metrics, sums
 from palmette.config import TaskConfig
 from palmette.errors import ConfigError
-from palmette.kinds.base import Array, Kind, LabelError, RawLabel, expect_strings, label_set, softmax
+from palmette.kinds.base import (
+    UNREADABLE,
+    Array,
+    Kind,
+    LabelError,
+    RawLabel,
+    expect_strings,
+    label_set,
+    softmax,
+    spaced,
+    squeeze,
+)
 from palmette.metrics import Span
 from palmette.text import Row
 from palmette.types import Example, Prediction
@@ -112,6 +125,9 @@ def viterbi(scores: Array, begins: Array, follows: Array) -> Array:
     for position in range(len(scores) - 1, 0, -1):
         path.append(int(back[position][path[-1]]))
     return np.array(path[::-1])
+
+
+_NOTHING = "none"  # how a text without spans is written
 
 
 class SequenceLabeling(Kind[Tags]):
@@ -258,6 +274,78 @@ class SequenceLabeling(Kind[Tags]):
         if self.config.scheme is None:
             return set(enumerate(label))
         return {((start, stop), kind) for start, stop, kind in read_spans(label, "iob2")}
+
+    def instruction(self) -> str:
+        if self.config.scheme is None:
+            return (
+                f"Tag every numbered word with one of: {', '.join(self.labels)}. Write each number followed by its tag."
+            )
+        types = ", ".join(sorted({label[2:] for label in self.labels if label != "O"}))
+        return (
+            f"Find the spans of these types among the numbered words: {types}. Write the number of each word that "
+            f"belongs to one, followed by B- and the type for the first word of a span, I- and the type for those that "
+            f"continue it, or {_NOTHING}."
+        )
+
+    def source_text(self, example: Example) -> str:
+        """The words, numbered from 1: what is written can then name each (cf. Raman et al. 2022, sentinels)."""
+        return " ".join(f"{number} {word}" for number, word in enumerate(example.text.words, start=1))
+
+    def target_text(self, label: Tags, example: Example) -> str:
+        """Each number with its tag; with a scheme, only those of words in spans."""
+        pairs = enumerate(label, start=1)
+        kept = [f"{number} {tag}" for number, tag in pairs if self.config.scheme is None or tag != "O"]
+        return " ".join(kept) or _NOTHING
+
+    def read_text(self, output: str, example: Example) -> tuple[Tags, bool]:
+        """Every number with a tag behind it counts, whatever else is written; a word that is missing has no tag."""
+        count = len(example.text.words)
+        empty = UNREADABLE if self.config.scheme is None else "O"
+        tags = [empty] * count
+        rest = self._pair_pattern.sub("", output)
+        readable = not rest.strip(" ,;\n") or (squeeze(rest) == _NOTHING and self.config.scheme is not None)
+        last = 0
+        for number, written in self._pair_pattern.findall(output):
+            place = int(number)
+            if last < place <= count:
+                tags[place - 1] = self._by_squeezed[squeeze(written)]
+                last = place
+            else:
+                readable = False
+        if self.config.scheme is None:
+            return tuple(tags), readable and UNREADABLE not in tags
+        valid = write_iob2(read_spans(tags, "iob2"), count)
+        return valid, readable and valid == tuple(tags)
+
+    @cached_property
+    def _by_squeezed(self) -> dict[str, str]:
+        return {squeeze(label): label for label in self.labels}
+
+    @cached_property
+    def _pair_pattern(self) -> re.Pattern[str]:
+        tags = "|".join(spaced(label) for label in sorted(self.labels, key=len, reverse=True))
+        return re.compile(rf"(?<!\w)(\d+)\s*[:=/]?\s*({tags})(?!\w)", re.IGNORECASE)
+
+    def next_pieces(self, written: tuple[str, ...], example: Example) -> tuple[str, ...]:
+        count = len(example.text.words)
+        if self.config.scheme is None:
+            number = len(written) + 1
+            space = " " if written else ""
+            return tuple(f"{space}{number} {tag}" for tag in self.labels) if number <= count else ("",)
+        if not written:
+            starts = [f"{number} {tag}" for number in range(1, count + 1) for tag in self._beginnings]
+            return (*starts, _NOTHING)
+        if written[-1] == _NOTHING:
+            return ("",)
+        last, tag = written[-1].split()
+        place = int(last) + 1
+        follow = [f" {place} I-{tag[2:]}"] if place <= count else []
+        starts = [f" {number} {begin}" for number in range(place, count + 1) for begin in self._beginnings]
+        return (*follow, *starts, "")
+
+    @cached_property
+    def _beginnings(self) -> tuple[str, ...]:
+        return tuple(label for label in self.labels if label.startswith("B-"))
 
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         tags: Any = prediction.label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -10,7 +11,19 @@ from numpy.typing import NDArray
 
 from palmette import metrics, sums
 from palmette.config import TaskConfig
-from palmette.kinds.base import Array, Kind, LabelError, RawLabel, expect_string, label_set, share, softmax, vote
+from palmette.kinds.base import (
+    UNREADABLE,
+    Array,
+    Kind,
+    LabelError,
+    RawLabel,
+    expect_string,
+    label_set,
+    share,
+    softmax,
+    spaced,
+    vote,
+)
 from palmette.text import Row
 from palmette.types import Example, Prediction
 
@@ -84,6 +97,23 @@ class TextClassification(Kind[str]):
 
     def items(self, label: str) -> set[tuple[object, str]]:
         return {("text", label)}
+
+    def instruction(self) -> str:
+        return f"Classify the {'pair' if self.state.get('paired') else 'text'} as one of: {', '.join(self.labels)}."
+
+    def target_text(self, label: str, example: Example) -> str:
+        return label
+
+    def read_text(self, output: str, example: Example) -> tuple[str, bool]:
+        """The label that the output is, or that it begins with: "positive." and "Positive, because" are positive."""
+        written = output.strip(" \t\n\"'`*:")
+        for label in sorted(self.labels, key=len, reverse=True):
+            if re.match(spaced(label) + r"(?!\w)", written, re.IGNORECASE):
+                return label, True
+        return UNREADABLE, False
+
+    def next_pieces(self, written: tuple[str, ...], example: Example) -> tuple[str, ...]:
+        return ("",) if written else self.labels
 
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         return {"label": prediction.label, "confidence": round(float(prediction.confidence), 4)}  # type: ignore[arg-type]

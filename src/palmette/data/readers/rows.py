@@ -78,7 +78,7 @@ def _text(row: Row, key: str, source: RowSource, origin: Origin) -> str | tuple[
     if isinstance(value, list) and all(isinstance(word, str) for word in value):
         for word in value:
             _require_encodable(word, key, origin)
-        return tuple(value)
+        return " ".join(value) if not isinstance(source, TableSource) and source.sentences else tuple(value)
     raise ReadError(f"{origin}: {key}: a text is a string or a list of words, found {value!r:.60}")
 
 

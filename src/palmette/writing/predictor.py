@@ -1,0 +1,163 @@
+"""Answers tasks by a model that writes: examples -> prompts -> text -> labels, with what could not be read counted."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from palmette.kinds import AnyKind
+from palmette.kinds.base import softmax
+from palmette.predictor import AnyPredictor
+from palmette.types import Example, Prediction, Text
+from palmette.writing.prompts import CONTENT_FREE, Prompt
+from palmette.writing.writer import NextPieces, Request, Scorer, Writer
+
+_SUBWORDS_A_WORD = 4  # room for what is written of a word: a number, a tag of a few subwords
+
+
+@dataclass
+class Usage:
+    """What a task's answers have cost since the model was loaded.
+
+    Attributes:
+        examples: answered.
+        unparseable: of them, those whose text could not all be read.
+        prompt_tokens, written_tokens: read and written (or scored, for likelihoods).
+        truncated: prompts that were cut, and answers that had no end.
+        seconds: spent on them.
+    """
+
+    examples: int = 0
+    unparseable: int = 0
+    prompt_tokens: int = 0
+    written_tokens: int = 0
+    truncated: int = 0
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, float]:
+        """For reports."""
+        return asdict(self)
+
+
+class WritingPredictor(AnyPredictor):
+    """Answers by writing, or by the likelihood of each answer where there are few.
+
+    Args:
+        kinds: the tasks.
+        find_words: raw text -> words.
+        writer: the model.
+        prompt: task and example -> what the model reads.
+        constrained: let only valid outputs be written, where the kind says which are.
+        longest: most tokens written for an example; None: by the task and its input.
+        scorer: gives likelihoods of closed label sets; None: labels are written as well.
+        calibrated: divide likelihoods by those for a content-free input (Zhao et al. 2021).
+
+    Attributes:
+        usage: what each task has cost.
+    """
+
+    def __init__(
+        self,
+        kinds: Mapping[str, AnyKind],
+        find_words: Callable[[str], Text],
+        writer: Writer,
+        prompt: Callable[[str, Example], Prompt],
+        *,
+        constrained: bool = True,
+        longest: int | None = None,
+        scorer: Scorer | None = None,
+        calibrated: bool = False,
+    ) -> None:
+        super().__init__(kinds, find_words)
+        self.writer = writer
+        self.prompt = prompt
+        self.constrained = constrained
+        self.longest = longest
+        self.scorer = scorer
+        self.calibrated = calibrated
+        self.usage: dict[str, Usage] = {task: Usage() for task in kinds}
+        self._biases: dict[str, Any] = {}
+
+    def _run(self, examples: Sequence[Example], wanted: Sequence[Sequence[str]]) -> list[dict[str, Prediction]]:
+        answers: list[dict[str, Prediction]] = [{} for _ in examples]
+        for task in self.kinds:
+            numbers = [number for number, tasks in enumerate(wanted) if task in tasks]
+            if not numbers:
+                continue
+            started = time.perf_counter()
+            found = self._answer(task, [examples[number] for number in numbers])
+            self.usage[task].seconds += time.perf_counter() - started
+            self.usage[task].examples += len(found)
+            self.usage[task].unparseable += sum(not prediction.readable for prediction in found)
+            for number, prediction in zip(numbers, found, strict=True):
+                answers[number][task] = prediction
+        return [{task: found[task] for task in tasks} for found, tasks in zip(answers, wanted, strict=True)]
+
+    def _answer(self, task: str, examples: Sequence[Example]) -> list[Prediction]:
+        kind = self.kinds[task]
+        if self.scorer is not None and kind.labels and kind.next_pieces((), examples[0]) == kind.labels:
+            return self._by_likelihood(task, kind, examples, self.scorer)
+        requests = [
+            Request(
+                self.prompt(task, example),
+                self.longest or longest_output(kind, example),
+                _constraint(kind, example) if self.constrained else None,
+            )
+            for example in examples
+        ]
+        found = []
+        for example, written in zip(examples, self.writer.write(requests), strict=True):
+            self._count(task, written.prompt_tokens, written.written_tokens, truncated=written.truncated)
+            label, readable = kind.read_text(written.text, example)
+            found.append(Prediction(label, _no_confidence(label), readable))
+        return found
+
+    def _by_likelihood(self, task: str, kind: AnyKind, examples: Sequence[Example], scorer: Scorer) -> list[Prediction]:
+        """The label that is the most probable answer; always readable."""
+        if self.calibrated and task not in self._biases:
+            (neutral,) = scorer.likelihoods([self.prompt(task, CONTENT_FREE)], kind.labels)
+            self._biases[task] = neutral.values
+        prompts = [self.prompt(task, example) for example in examples]
+        found = []
+        for likelihoods in scorer.likelihoods(prompts, kind.labels):
+            self._count(task, likelihoods.prompt_tokens, likelihoods.scored_tokens, truncated=likelihoods.truncated)
+            probabilities = softmax(likelihoods.values - self._biases.get(task, 0.0))
+            best = int(np.argmax(probabilities))
+            found.append(Prediction(kind.labels[best], float(probabilities[best]), readable=True))
+        return found
+
+    def _count(self, task: str, prompt_tokens: int, written_tokens: int, *, truncated: bool) -> None:
+        usage = self.usage[task]
+        usage.prompt_tokens += prompt_tokens
+        usage.written_tokens += written_tokens
+        usage.truncated += truncated
+
+
+def longest_output(kind: AnyKind, example: Example) -> int:
+    """Most tokens that an answer should need, generously."""
+    longest = kind.state.get("longest")  # of generation: words of the longest reference
+    if longest is not None:
+        return 16 + 2 * int(longest)
+    words = sum(map(len, example.key))
+    pieces = kind.next_pieces((), example)
+    if pieces is None:
+        return 64  # an answer out of a passage
+    if kind.claims_words or len(kind.labels) == 0 or kind.labels == pieces:
+        return 16 + _SUBWORDS_A_WORD * (words if kind.claims_words else 4) * 2
+    return 16 + 2 * _SUBWORDS_A_WORD * max(words, len(kind.labels))
+
+
+def _constraint(kind: AnyKind, example: Example) -> NextPieces | None:
+    if kind.next_pieces((), example) is None:
+        return None
+    return lambda written: kind.next_pieces(written, example)
+
+
+def _no_confidence(label: Any) -> float | tuple[float, ...]:
+    """What is written has no probability; tags have one place each for it."""
+    return (math.nan,) * len(label) if isinstance(label, tuple) and label and isinstance(label[0], str) else math.nan

@@ -1,0 +1,188 @@
+"""Labels as text: written, read back, and what is made of text that nobody can read."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palmette.config import Config, TaskConfig
+from palmette.errors import ConfigError
+from palmette.kinds import AnyKind, find_kind, task_kinds
+from palmette.types import Answer, Example, Text
+
+WORDS = ("Peter", "Black", "moved", "to", "New", "York", ".")
+TEXT = Example(Text(WORDS), {})
+PAIR = Example(Text(("Where", "?")), {}, pair=Text(("in",), raw="It was in New York, in 2010.", offsets=((0, 2),)))
+
+
+def kind(name: str, labels: list[Any], **settings: Any) -> AnyKind:
+    found = find_kind(name)
+    return found("task", TaskConfig(kind=name, **settings), found.fit(labels))
+
+
+TAGS = kind("sequence_labeling", [("PROPN", "VERB", "ADP", "PUNCT")])
+SPANS = kind("sequence_labeling", [("B-PER", "I-PER", "O", "B-LOC")], scheme="iob2")
+CLASSES = kind("text_classification", ["positive", "negative", "very negative"])
+SETS = kind("multilabel_classification", [frozenset({"flight", "fare", "ground service"})])
+NUMBER = kind("regression", [1.0, 2.6, 4.2, 5.0])
+SPAN = kind("extractive_qa", [(), (Answer(0, "x"),)])
+TEXTS = kind("generation", [("a summary of some words",)])
+KINDS = [TAGS, SPANS, CLASSES, SETS, NUMBER, SPAN, TEXTS]
+IDS = ["tags", "spans", "classes", "sets", "number", "span", "texts"]
+
+REMOTE = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "token_budget": 9}
+
+LABELS: list[tuple[AnyKind, Any, Example, str]] = [
+    (
+        TAGS,
+        ("PROPN", "PROPN", "VERB", "ADP", "PROPN", "PROPN", "PUNCT"),
+        TEXT,
+        "1 PROPN 2 PROPN 3 VERB 4 ADP 5 PROPN 6 PROPN 7 PUNCT",
+    ),
+    (SPANS, ("B-PER", "I-PER", "O", "O", "B-LOC", "I-LOC", "O"), TEXT, "1 B-PER 2 I-PER 5 B-LOC 6 I-LOC"),
+    (SPANS, ("O",) * 7, TEXT, "none"),
+    (CLASSES, "very negative", TEXT, "very negative"),
+    (SETS, frozenset({"fare", "ground service"}), TEXT, "fare, ground service"),
+    (SETS, frozenset(), TEXT, "none"),
+    (NUMBER, 3.8, TEXT, "3.8"),
+    (SPAN, (Answer(10, "New York"),), PAIR, "New York"),
+    (SPAN, (), PAIR, "unanswerable"),
+    (TEXTS, ("short one",), TEXT, "short one"),
+]
+
+
+@pytest.mark.parametrize(("asked", "label", "example", "text"), LABELS)
+def test_a_label_is_written_and_read_back(asked: AnyKind, label: Any, example: Example, text: str) -> None:
+    assert asked.target_text(label, example) == text
+    assert asked.read_text(text, example) == (label, True)
+
+
+@pytest.mark.parametrize(("asked", "label", "example", "text"), LABELS)
+def test_what_a_lower_casing_tokenizer_leaves_of_it_is_read(
+    asked: AnyKind, label: Any, example: Example, text: str
+) -> None:
+    found, readable = asked.read_text(text.lower().replace("-", " - ").replace(".", " . ").replace(",", " , "), example)
+    assert readable
+    assert found == label or asked is TEXTS
+
+
+@pytest.mark.parametrize(("asked", "label", "example", "text"), LABELS)
+def test_every_written_label_is_among_the_constrained_outputs(
+    asked: AnyKind, label: Any, example: Example, text: str
+) -> None:
+    written: tuple[str, ...] = ()
+    if asked.next_pieces((), example) is None:
+        return
+    while "".join(written) != text:
+        pieces = asked.next_pieces(written, example) or ()
+        fitting = [piece for piece in pieces if piece and text.startswith("".join((*written, piece)))]
+        assert fitting, (written, pieces)
+        written = (*written, max(fitting, key=len))
+    assert "" in (asked.next_pieces(written, example) or ())
+
+
+@pytest.mark.parametrize("asked", [TAGS, SPANS, CLASSES, SETS, NUMBER], ids=IDS[:5])
+@given(seed=st.integers(0, 10_000))
+def test_whatever_the_constraints_allow_is_readable(asked: AnyKind, seed: int) -> None:
+    choose = random.Random(seed)  # noqa: S311 - no cryptography
+    written: tuple[str, ...] = ()
+    while True:
+        pieces = asked.next_pieces(written, TEXT)
+        assert pieces
+        piece = choose.choice(pieces)
+        if not piece:
+            break
+        written = (*written, piece)
+    label, readable = asked.read_text("".join(written), TEXT)
+    assert readable
+    assert asked.target_text(label, TEXT) == "".join(written)
+
+
+@pytest.mark.parametrize(("asked", "example"), list(zip(KINDS, [TEXT] * 5 + [PAIR, TEXT], strict=True)), ids=IDS)
+@given(text=st.text(max_size=60))
+def test_no_output_breaks_the_reader(asked: AnyKind, example: Example, text: str) -> None:
+    _, readable = asked.read_text(text, example)
+    assert isinstance(readable, bool)
+
+
+@pytest.mark.parametrize(
+    ("asked", "gold", "example", "metric"),
+    [
+        (TAGS, ("PROPN",) * 7, TEXT, "accuracy"),
+        (CLASSES, "positive", TEXT, "accuracy"),
+        (SETS, frozenset(), TEXT, "subset_accuracy"),
+        (SETS, frozenset(), TEXT, "micro_f1"),
+        (SPAN, (), PAIR, "f1"),
+        (SPAN, (), PAIR, "exact_match"),
+        (TEXTS, ("words",), TEXT, "rouge_l"),
+    ],
+)
+def test_what_cannot_be_read_is_never_right(asked: AnyKind, gold: Any, example: Example, metric: str) -> None:
+    output = "" if asked is TEXTS else "I would rather not say"
+    label, readable = asked.read_text(output, example)
+    assert not readable
+    assert asked.score([gold], [label])[metric] == 0
+    assert asked.combine(asked.parts([gold], [label]).sum(0)) == 0
+
+
+def test_a_number_that_cannot_be_read_is_as_wrong_as_it_can_be() -> None:
+    label, readable = NUMBER.read_text("quite similar", TEXT)
+    assert not readable
+    assert NUMBER.score([1.0, 4.0], [label, 4.0])["mse"] == pytest.approx(8.0)
+    assert NUMBER.read_text("17", TEXT)[1] is False
+
+
+def test_a_label_with_words_around_it_is_read() -> None:
+    assert CLASSES.read_text(' "Positive." ', TEXT) == ("positive", True)
+    assert CLASSES.read_text("very negative, since", TEXT) == ("very negative", True)
+    assert CLASSES.read_text("positively", TEXT)[1] is False
+    assert SPAN.read_text("new york.\nBecause", PAIR) == ((Answer(10, "New York"),), True)
+
+
+def test_missing_words_and_repeated_numbers_are_counted() -> None:
+    tags, readable = TAGS.read_text("1 PROPN 3 VERB 3 ADP 9 VERB", TEXT)
+    assert not readable
+    assert tags[:3] == ("PROPN", "\ufffd", "VERB")
+    spans, readable = SPANS.read_text("2 I-PER", TEXT)
+    assert (spans[1], readable) == ("B-PER", False)
+
+
+def test_generation_takes_the_best_reference() -> None:
+    scores = TEXTS.score([("a b c d", "w x y z")], [("w x y z",)])
+    assert scores["rouge_l"] == scores["rouge_1"] == scores["exact_match"] == scores["f1"] == 1
+    assert scores["bleu"] == pytest.approx(1)
+    assert scores["chrf"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "heads"}, "tasks.t.kind: generation is for models that write: family: text2text or causal_lm"),
+        ({"family": "heads", "lora": {"rank": 4}}, "lora: goes with family: causal_lm"),
+        ({"prompting": {"shots": 2}}, "prompting: goes with family: causal_lm"),
+        ({"family": "causal_lm", "lora": {}, "endpoint": REMOTE}, "lora: a remote model cannot be trained"),
+        ({"family": "causal_lm", "prompting": {"prompts": {"x": {}}}}, "prompting.prompts.x: no task 'x' is declared"),
+        ({"family": "text2text", "trunk": {"layers": 2}}, "trunk.layers: goes with family: heads"),
+    ],
+)
+def test_settings_belong_to_their_family(changes: dict[str, Any], message: str) -> None:
+    base = {
+        "family": "text2text",
+        "tasks": {"t": {"kind": "generation"}},
+        "sources": [{"format": "jsonl", "train": "x", "text": "a", "labels": {"t": "b"}}],
+    }
+    with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
+        task_kinds(Config.parse(base | changes))
+
+
+def test_a_language_model_has_its_own_default() -> None:
+    data = {
+        "family": "causal_lm",
+        "tasks": {"t": {"kind": "generation"}},
+        "sources": [{"format": "jsonl", "train": "x", "text": "a", "labels": {"t": "b"}}],
+    }
+    assert Config.parse(data).trunk.name == "smollm2-135m-instruct"
