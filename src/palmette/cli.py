@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -374,16 +375,44 @@ def _show_bad(counts: Counts) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="0: a free one.  [default: 8000]")
 @click.option("--keys", type=click.Path(dir_okay=False, path_type=Path), help="Ask for a key: a file of hashes.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Another setting (docs/serving.md).")
-def serve(model: Path, overrides: Sequence[str], **options: Any) -> None:
+@click.option("--threads", type=click.IntRange(min=1), help="For a pass.  [default: the cores; with ray: 1]")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--replicas", metavar="N|MIN..MAX", help="Of --engine ray: servers, as many as the load asks for.")
+@click.option(
+    "--ongoing", type=click.FloatRange(min=0, min_open=True), help="Requests for each before one more.  [default: 16]"
+)
+def serve(
+    model: Path,
+    overrides: Sequence[str],
+    threads: int | None,
+    engine: str,
+    replicas: str | None,
+    ongoing: float | None,
+    **options: Any,
+) -> None:
     """Answer over HTTP. SIGTERM drains and ends, SIGHUP loads the model anew."""
     try:
         from palmette.serving import ServerSettings
         from palmette.serving import serve as run_server
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "serve") from error
+    settings = ServerSettings.read(overrides, **options)
+    if engine == "ray":
+        from palmette.scale.serve import Replicas
+        from palmette.scale.serve import serve as run_replicas
+
+        run_replicas(model, settings, Replicas.parse(replicas or "1", threads=threads or 1, ongoing=ongoing or 16.0))
+        return
+    _only_with_ray(replicas=replicas, ongoing=ongoing)
     from palmette import load
 
-    run_server(load, model, ServerSettings.read(overrides, **options))
+    run_server(partial(load, threads=threads), model, settings)
+
+
+def _only_with_ray(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise RunError(f"--{name} {value}: is for --engine ray")
 
 
 @main.group()
