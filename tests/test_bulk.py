@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,11 +21,14 @@ from pyarrow import parquet
 import palmette
 from fakes import write_jsonl
 from palmette.answering import Answerer
-from palmette.bulk.columns import scan
+from palmette.bulk import parts as parts_module
+from palmette.bulk.answers import CHUNK
+from palmette.bulk.columns import columns_of, scan
+from palmette.bulk.parts import Parts, cut
 from palmette.bulk.rows import Row, Section, form_of, parse, read_rows
 from palmette.bulk.sinks import dump
 from palmette.cli import main
-from palmette.errors import MissingExtraError, ReadError
+from palmette.errors import MissingExtraError, ReadError, RunError
 
 RECORDS: list[dict[str, Any]] = [
     {"id": 1, "text": "Anna sat in Paris.", "source": "a", "score": 0.5},
@@ -249,6 +253,64 @@ def test_sections_of_a_file_are_the_file(tmp_path: Path) -> None:
     for size in (1, 5, 7, 14, 40):
         cut = [Section(tmp_path / "in.parquet", "parquet", first=n + 1, lines=size) for n in range(0, 40, size)]
         assert [row for section in cut for row in read_rows(section)] == whole
+
+
+@given(st.lists(st.text(alphabet="ab\u2028\n\r", max_size=9), max_size=30), st.integers(1, 7), st.booleans())
+def test_parts_of_any_text_are_the_text(texts: list[str], lines: int, ended: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "in.txt"
+        path.write_bytes(("\n".join(texts) + "\n" * ended).encode())
+        whole = list(read_rows(Section(path, "text")))
+        parts = [list(read_rows(section)) for section in cut(path, "text", lines=lines)]
+    assert [row for part in parts for row in part] == whole
+    assert all(len(part) == lines for part in parts[:-1])
+    assert not parts or parts[-1]
+
+
+def test_parts_are_found_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_module, "_BLOCK", 13)
+    monkeypatch.setattr(parts_module, "_MOST", 4)
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"".join(b"%d\n" % number for number in range(100)))
+    found = cut(path, "text", lines=7)
+    assert [(section.first, section.lines) for section in found] == [(1, 28), (29, 28), (57, 28), (85, 28)]
+    assert [row.given for section in found for row in read_rows(section)] == [str(number) for number in range(100)]
+
+
+def test_what_has_no_parts_is_refused(tmp_path: Path) -> None:
+    packed = tmp_path / "in.jsonl.gz"
+    packed.write_bytes(gzip.compress(b"{}"))
+    for path, complaint in ((packed, "is compressed"), (Path("-"), "has no parts"), (tmp_path / "no", "no such file")):
+        with pytest.raises(ReadError, match=complaint):
+            cut(path, "jsonl")
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.parquet"])
+def test_parts_put_together_are_the_file_that_is_written_at_once(
+    predict: Predict, model: Answerer, tmp_path: Path, name: str
+) -> None:
+    records = [{"id": number, "text": f"{number} cat " + "good " * (number % 9)} for number in range(1300)]
+    source = Path(write_jsonl(tmp_path / "in.jsonl", [*records, {"id": "last", "text": 3}]))
+    (tmp_path / "whole").mkdir()
+    assert predict(source, tmp_path / "whole" / name, "--tasks", "tone", "--bad-rows", "keep").exit_code == 0
+    columns = columns_of(Section(source, "jsonl")) if name == "out.parquet" else ()
+    parts = Parts(tmp_path / name, cut(source, "jsonl", lines=CHUNK), columns)
+    parts.prepare({"a": 1})
+    counts = [parts.answer(number, model, tasks=["tone"], keep=True) for number in reversed(range(3))]
+    assert [parts.finished(number) for number in range(4)] == [*reversed(counts), None]
+    assert [(count.rows, count.bad) for count in counts] == [(277, 1), (512, 0), (512, 0)]
+    parts.join()
+    assert not parts.folder.exists()
+    read = rows_of if name == "out.parquet" else lines_of
+    assert read(tmp_path / name) == read(tmp_path / "whole" / name)
+
+
+def test_parts_of_another_job_are_left_alone(model: Answerer, tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "out.jsonl", [], ())
+    parts.prepare({"input": ["a", 1], "tasks": None})
+    parts.prepare({"input": ["a", 1], "tasks": None})
+    with pytest.raises(RunError, match=r"holds parts of another job \(tasks differ\): delete it, or give --output"):
+        parts.prepare({"input": ["a", 1], "tasks": ["pos"]})
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from palmette.cli import main
 from palmette.errors import ConfigError, MissingExtraError
 from palmette.scale.cluster import import_ray
 from palmette.scale.exposition import merge
-from palmette.scale.serve import Replicas
+from palmette.scale.replicas import Replicas
 from palmette.serving.keys import hash_key
 from test_server import BAD_BODIES, INPUTS, JSON, TEXTS, Load, Process, serving, wait_until
 

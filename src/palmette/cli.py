@@ -298,6 +298,11 @@ def export(run: Path, out: Path, quantize: str | None, accuracy_budget: float) -
     show_default=True,
     help="At a row that cannot be answered: end, or write its error in its place.",
 )
+@click.option("--threads", type=click.IntRange(min=1), help="For a pass.  [default: the cores; with ray: 1]")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option(
+    "--replicas", metavar="N|MIN..MAX", help="Of --engine ray: workers.  [default: as many as it has room for]"
+)
 def predict(
     model: Path,
     texts: tuple[str, ...],
@@ -306,6 +311,9 @@ def predict(
     output: Path | None,
     tasks: str,
     bad_rows: str,
+    threads: int | None,
+    engine: str,
+    replicas: str | None,
     *,
     as_json: bool,
 ) -> None:
@@ -326,7 +334,13 @@ def predict(
     chosen = [name.strip() for name in tasks.split(",") if name.strip()] or None
     keep = bad_rows == "keep"
     section = None if source is None else Section(source, form_of(source, form))
-    loaded = load(model)
+    if engine == "ray":
+        if section is None or output is None:
+            raise RunError("--engine ray: is for --input FILE and --output FILE")
+        _predict_on_ray(model, section, output, replicas=replicas, threads=threads or 1, tasks=chosen, keep=keep)
+        return
+    _only_with_ray(replicas=replicas)
+    loaded = load(model, threads=threads)
     given = (Row(f"text {n}", text) for n, text in enumerate(texts, 1)) if section is None else read_rows(section)
     if output is not None:
         _write_answers(loaded, given, section, output, tasks=chosen, keep=keep)
@@ -352,6 +366,41 @@ def _write_answers(
         bar = progress.add_task("predicting", total=None)
         counts = write_answers(
             model, rows, output, columns=columns, tasks=tasks, keep=keep, tick=lambda: progress.advance(bar)
+        )
+    _show_bad(counts)
+
+
+def _predict_on_ray(
+    model: Path,
+    source: Section,
+    output: Path,
+    *,
+    replicas: str | None,
+    threads: int,
+    tasks: list[str] | None,
+    keep: bool,
+) -> None:
+    """The parts of a file on a Ray cluster, with progress on stderr."""
+    from palmette.scale.predict import predict as run
+    from palmette.scale.replicas import Replicas
+
+    def begin(parts: int, found: int) -> None:
+        if found:
+            click.echo(f"{found} of {parts} parts are finished already", err=True)
+
+    workers = None if replicas is None else Replicas.parse(replicas)
+    with _progress() as progress:
+        bar = progress.add_task("predicting", total=None)
+        counts = run(
+            model,
+            source,
+            output,
+            replicas=workers,
+            threads=threads,
+            tasks=tasks,
+            keep=keep,
+            begin=begin,
+            tick=lambda rows: progress.advance(bar, rows),
         )
     _show_bad(counts)
 
@@ -398,7 +447,7 @@ def serve(
         raise MissingExtraError(error.name or "fastapi", "serve") from error
     settings = ServerSettings.read(overrides, **options)
     if engine == "ray":
-        from palmette.scale.serve import Replicas
+        from palmette.scale.replicas import Replicas
         from palmette.scale.serve import serve as run_replicas
 
         run_replicas(model, settings, Replicas.parse(replicas or "1", threads=threads or 1, ongoing=ongoing or 16.0))

@@ -41,6 +41,7 @@ def write_answers(
     columns: Sequence[Column] = (),
     tasks: Sequence[str] | None = None,
     keep: bool = False,
+    hint: bool = True,
     tick: Callable[[], object] = lambda: None,
 ) -> Counts:
     """Answer rows into a file, which appears under its name only when it is whole.
@@ -52,6 +53,7 @@ def write_answers(
         columns: of the input that a Parquet file keeps (`columns_of`).
         tasks: which tasks; by default all that take a row.
         keep: put a bad row's error in its place instead of ending there.
+        hint: say, with the error, where the answers before it are.
         tick: called for every row.
 
     Raises:
@@ -73,8 +75,10 @@ def write_answers(
         finally:
             sink.close()
     except ReadError as error:
-        hint = f"; the {counts.rows} answers before it are in {partial}, and --bad-rows keep goes on past bad rows"
-        raise ReadError(f"{error}{hint}") from error
+        if not hint:
+            raise
+        rest = f"the {counts.rows} answers before it are in {partial}, and --bad-rows keep goes on past bad rows"
+        raise ReadError(f"{error}; {rest}") from error
     except OSError as error:
         raise RunError(f"{output}: cannot be written: {error}") from error
     partial.replace(output)

@@ -15,16 +15,16 @@ from palmette.errors import MissingExtraError, RunError
 _OBJECT_STORE = 256 * 1024 * 1024
 
 
-def import_ray(part: str) -> Any:
-    """`ray.serve` or `ray.data`.
+def import_ray(part: str = "") -> Any:
+    """`ray.serve` or `ray.data`; `ray` itself for no part.
 
     Raises:
         MissingExtraError: Ray is not installed, or not with what this part of it needs.
     """
     try:
-        return importlib.import_module(f"ray.{part}")
+        return importlib.import_module(f"ray.{part}" if part else "ray")
     except ImportError as error:
-        raise MissingExtraError(f"ray[{part}]", "ray") from error
+        raise MissingExtraError(f"ray[{part}]" if part else "ray", "ray") from error
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def connected(*, cpus: int, what: str) -> Iterator[None]:
     Raises:
         RunError: there is no cluster at RAY_ADDRESS, or it is too small, and would have let us wait for ever.
     """
-    ray: Any = importlib.import_module("ray")
+    ray = import_ray()
     ours = not ray.is_initialized()
     if ours:
         _connect(ray)
@@ -57,6 +57,8 @@ def _connect(ray: Any) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not address:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a command of ours reports to nobody
+        # Actors of Ray Data bring a line of its C++ code to stderr that is about no mistake.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         options |= {"address": "local", "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
         ray.init(**options)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import re
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from palmette import load
-from palmette.errors import ConfigError, RunError
+from palmette.errors import RunError
 from palmette.scale.cluster import connected, import_ray
+from palmette.scale.replicas import Replicas
 from palmette.serving import logs
 from palmette.serving.keys import Keys
 from palmette.serving.listening import address, listen
@@ -23,38 +22,8 @@ from palmette.serving.model import Served
 from palmette.serving.server import LOOPBACK
 from palmette.serving.settings import ServerSettings
 
-_RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
 _LOOK = 5.0  # seconds between two looks at the replicas
 _ALWAYS = 10**6  # a replica has its own queue and limits: Ray Serve shall hold nothing back
-
-
-@dataclass(frozen=True)
-class Replicas:
-    """How many servers, and how large.
-
-    Attributes:
-        least, most: replicas; as many as the load asks for in between.
-        threads: CPUs of each, and threads of its passes.
-        ongoing: requests that a replica has in hand on average before another one is started.
-    """
-
-    least: int = 1
-    most: int = 1
-    threads: int = 1
-    ongoing: float = 16.0
-
-    @classmethod
-    def parse(cls, text: str, *, threads: int = 1, ongoing: float = 16.0) -> Replicas:
-        """From `3` or `1..4`.
-
-        Raises:
-            ConfigError: it is neither.
-        """
-        found = _RANGE.fullmatch(text.strip())
-        least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-        if not 1 <= least <= most:
-            raise ConfigError(f"--replicas {text}: expected a number, or a range as in 1..4")
-        return cls(least, most, threads, ongoing)
 
 
 def serve(path: Path, settings: ServerSettings, replicas: Replicas) -> None:
