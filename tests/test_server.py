@@ -37,6 +37,7 @@ from palmette.run import Run
 from palmette.serving import ServerSettings
 from palmette.serving.app import create_app
 from palmette.serving.keys import Keys, hash_key, new_key
+from palmette.serving.listening import turn_away
 from palmette.serving.logs import JsonLines
 from palmette.serving.service import Service
 
@@ -791,6 +792,17 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_zero(trained: Trained, 
         assert load.lost == []
         assert load.refused == 4
         assert process.events("ended")
+
+
+def test_where_no_filter_may_be_attached_the_server_still_ends() -> None:
+    """As for a container's user in a sandbox."""
+
+    class Forbidden(socket.socket):
+        def setsockopt(self, *_: Any) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+    with Forbidden() as listener:
+        turn_away(listener)
 
 
 def test_what_cannot_be_served_is_one_line_and_exit_code_2(tmp_path: Path, trained: Trained) -> None:
