@@ -203,6 +203,11 @@ def test_standard_input_cannot_become_parquet_since_its_types_are_not_known(bund
     assert [row["text"] for row in rows_of(tmp_path / "out.parquet")] == ["Anna", "", "cat"]
 
 
+def test_parquet_is_not_compressed_twice(bundled: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["predict", str(bundled), "a", "--output", str(tmp_path / "out.parquet.gz")])
+    assert (done.exit_code, "let its name end in .parquet" in done.output) == (2, True), done.output
+
+
 def test_arguments_can_be_written_to_a_file_too(bundled: Path, tmp_path: Path, model: Answerer) -> None:
     output = tmp_path / "out.parquet"
     done = CliRunner().invoke(main, ["predict", str(bundled), "Anna sat.", "cat", "--output", str(output)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,11 @@ def test_so_does_one_of_the_older_kind(cgroup: Path, quota: str, cores: int) -> 
 
 def test_without_one_it_is_what_the_system_allows(cgroup: Path) -> None:
     assert machine.cores() == 8
+
+
+def test_onnxruntime_is_imported_only_where_it_has_been_told_to_be_quiet() -> None:
+    folder = Path(machine.__file__).parent
+    importing = [path for path in folder.rglob("*.py") if re.search(r"(import|from) onnxruntime", path.read_text())]
+    assert importing
+    for path in importing:
+        assert re.search(r"keep_quiet\(\)\s+(try:\s+)?(import|from) onnxruntime", path.read_text()), path

@@ -16,6 +16,11 @@ def cores() -> int:
     return allowed if limit is None else max(1, min(allowed, math.ceil(limit)))
 
 
+def keep_quiet() -> None:
+    """To be called before onnxruntime is imported: 1.32 reports its use to its makers unless told not to."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 def _limit() -> float | None:
     """CPUs that the container may use; None where nothing says so."""
     try:

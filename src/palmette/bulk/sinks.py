@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from palmette.bulk.answers import Answered
 from palmette.bulk.columns import Column
 from palmette.bulk.rows import form_of, import_parquet
+from palmette.errors import RunError
 from palmette.words import well_formed
 
 _ROW_GROUP = 8192
@@ -39,8 +40,11 @@ def open_sink(path: Path, *, like: Path, columns: Sequence[Column]) -> Sink:
 
     Raises:
         OSError: it cannot be written.
+        RunError: its name says twice that it is compressed.
         MissingExtraError: it is Parquet, and pyarrow is not installed.
     """
+    if like.suffixes[-2:] == [".parquet", ".gz"]:
+        raise RunError(f"{like}: Parquet is compressed in itself: let its name end in .parquet")
     if form_of(like) == "parquet":
         return ParquetSink(path, columns)
     return JsonSink(path, compressed=like.suffix == ".gz")
