@@ -57,8 +57,6 @@ def _connect(ray: Any) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not address:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a command of ours reports to nobody
-        # Actors of Ray Data bring a line of its C++ code to stderr that is about no mistake.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         options |= {"address": "local", "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
         ray.init(**options)
