@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2 as httpx
 import pytest
@@ -37,6 +37,7 @@ from palmette.run import Run
 from palmette.serving import ServerSettings
 from palmette.serving.app import create_app
 from palmette.serving.keys import Keys, hash_key, new_key
+from palmette.serving.listening import turn_away
 from palmette.serving.logs import JsonLines
 from palmette.serving.service import Service
 
@@ -161,8 +162,8 @@ def test_requests_of_different_tasks_share_a_batch(connect: Connect) -> None:
     assert client.value("palmette_latency_seconds_count", task="ner") == 3
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 20
+def wait_until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
+    limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.002)
@@ -610,11 +611,12 @@ def gzip_or_plain(body: bytes) -> bytes:
 class Process:
     """`palmette serve` on a free port, its log in a file."""
 
-    def __init__(self, model: Path, log: Path, *options: str) -> None:
+    def __init__(self, model: Path, log: Path, *options: str, arguments: Sequence[str] = ()) -> None:
         self.log = log
         with log.open("w") as file:
             command = [sys.executable, "-m", "palmette.cli", "serve", str(model), "--port", "0"]
             command += [part for option in options for part in ("--set", option)]
+            command += arguments
             self.process = subprocess.Popen(command, stderr=file, stdout=subprocess.PIPE)
         limit = time.monotonic() + 120
         while not (listening := self.events("listening")):
@@ -639,8 +641,8 @@ class Process:
 
 
 @contextmanager
-def serving(model: Path, log: Path, *options: str) -> Iterator[Process]:
-    found = Process(model, log, *options)
+def serving(model: Path, log: Path, *options: str, arguments: Sequence[str] = ()) -> Iterator[Process]:
+    found = Process(model, log, *options, arguments=arguments)
     try:
         yield found
     finally:
@@ -708,6 +710,8 @@ def test_no_text_of_a_caller_is_in_the_log(process: Process) -> None:
 class Load:
     """Callers that ask one thing after the other until told to stop; every answer is looked at."""
 
+    headers: ClassVar[dict[str, str]] = {}
+
     def __init__(self, address: str, callers: int) -> None:
         self.address = address
         self.stopped = threading.Event()
@@ -720,7 +724,7 @@ class Load:
             thread.start()
 
     def _call(self, number: int) -> None:
-        with httpx.Client(base_url=self.address, timeout=30) as client:
+        with httpx.Client(base_url=self.address, timeout=30, headers=self.headers) as client:
             for turn in range(100_000):
                 if self.stopped.is_set():
                     return
@@ -788,6 +792,17 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_zero(trained: Trained, 
         assert load.lost == []
         assert load.refused == 4
         assert process.events("ended")
+
+
+def test_where_no_filter_may_be_attached_the_server_still_ends() -> None:
+    """As for a container's user in a sandbox."""
+
+    class Forbidden(socket.socket):
+        def setsockopt(self, *_: Any) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+    with Forbidden() as listener:
+        turn_away(listener)
 
 
 def test_what_cannot_be_served_is_one_line_and_exit_code_2(tmp_path: Path, trained: Trained) -> None:

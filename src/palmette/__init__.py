@@ -80,8 +80,13 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def load(path: str | Path) -> Run | Runtime:
+def load(path: str | Path, *, threads: int | None = None) -> Run | Runtime:
     """Load a bundle, or a finished run: both answer by `predict`, `stream` and `answer`.
+
+    Args:
+        path: its folder.
+        threads: that a pass computes with; by default, one for each core that the process may use. For a run it is
+            PyTorch's setting for the whole process.
 
     Raises:
         BundleError, RunError: it is neither, or is damaged.
@@ -92,11 +97,15 @@ def load(path: str | Path) -> Run | Runtime:
     if is_bundle(path):
         from palmette.runtime import Runtime
 
-        return Runtime.load(path)
+        return Runtime.load(path, threads=threads)
     try:
         from palmette.run import Run
     except ModuleNotFoundError as error:
         raise MissingExtraError(str(error.name), "train") from error
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     return Run.load(path)
 
 

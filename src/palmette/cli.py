@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,11 @@ from palmette.errors import MissingExtraError, PalmetteError, RunError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
+    from palmette.answering import Answerer
+    from palmette.bulk.local import Counts
+    from palmette.bulk.rows import Row, Section
     from palmette.config import Config
     from palmette.trainer import Outcome
 
@@ -278,12 +283,26 @@ def export(run: Path, out: Path, quantize: str | None, accuracy_budget: float) -
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("texts", nargs=-1)
 @click.option(
-    "--input", "source", type=click.Path(path_type=Path, allow_dash=True), help="A text a line, or JSON lines."
+    "--input", "source", type=click.Path(path_type=Path, allow_dash=True), help="Texts, JSON lines or Parquet."
 )
-@click.option("--format", "form", type=click.Choice(["text", "jsonl"]), help="Of the input; default: by its name.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write JSON lines here instead of to the screen.")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "jsonl", "parquet"]), help="Of the input; default: by its name."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Write JSON lines here, or Parquet (.parquet).")
 @click.option("--tasks", default="", help="Only these tasks (comma-separated).")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
+@click.option(
+    "--bad-rows",
+    type=click.Choice(["stop", "keep"]),
+    default="stop",
+    show_default=True,
+    help="At a row that cannot be answered: end, or write its error in its place.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="For a pass.  [default: the cores; with ray: 1]")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option(
+    "--replicas", metavar="N|MIN..MAX", help="Of --engine ray: workers.  [default: as many as it has room for]"
+)
 def predict(
     model: Path,
     texts: tuple[str, ...],
@@ -291,49 +310,112 @@ def predict(
     form: str | None,
     output: Path | None,
     tasks: str,
+    bad_rows: str,
+    threads: int | None,
+    engine: str,
+    replicas: str | None,
     *,
     as_json: bool,
 ) -> None:
     """Predict by a run or a bundle, from texts, a file, or standard input (--input -).
 
     JSON lines (--format jsonl, or a name in .jsonl) hold objects with "text" (a string or words) and, for pairs and
-    questions, "text_pair"; any other input is a text a line.
+    questions, "text_pair"; Parquet (.parquet) has columns of these names. Whatever else a row holds is kept in its
+    answer. Any other input is a text a line.
     """
-    import palmette
+    from palmette import load
+    from palmette.bulk.answers import answer_rows
+    from palmette.bulk.rows import Row, Section, form_of, read_rows
+    from palmette.bulk.sinks import dump
     from palmette.console import show_prediction
-    from palmette.inputs import read_inputs
 
     if (source is None) == (not texts):
         raise RunError("give texts, or --input FILE, and not both")
-    loaded = palmette.load(model)
     chosen = [name.strip() for name in tasks.split(",") if name.strip()] or None
-    answers = loaded.stream(texts if source is None else read_inputs(source, form=form), tasks=chosen)
+    keep = bad_rows == "keep"
+    section = None if source is None else Section(source, form_of(source, form))
+    if engine == "ray":
+        if section is None or output is None:
+            raise RunError("--engine ray: is for --input FILE and --output FILE")
+        _predict_on_ray(model, section, output, replicas=replicas, threads=threads or 1, tasks=chosen, keep=keep)
+        return
+    _only_with_ray(replicas=replicas)
+    loaded = load(model, threads=threads)
+    given = (Row(f"text {n}", text) for n, text in enumerate(texts, 1)) if section is None else read_rows(section)
     if output is not None:
-        _write_lines(answers, output)
-    elif as_json or source is not None:
-        for answer in answers:
-            click.echo(json.dumps(answer, ensure_ascii=False))
-    else:
-        console = _console()
-        for answer in answers:
-            show_prediction(console, answer)
+        _write_answers(loaded, given, section, output, tasks=chosen, keep=keep)
+        return
+    console = None if as_json or section is not None else _console()
+    for answered in answer_rows(loaded, given, tasks=chosen, keep=keep):
+        if console is not None and answered.answer is not None:
+            show_prediction(console, answered.answer)
+        else:
+            click.echo(dump(answered.record()))
 
 
-def _write_lines(answers: Iterator[dict[str, Any]], output: Path) -> None:
-    """JSON lines into a file that appears under its name only when it is whole, with progress on stderr."""
+def _write_answers(
+    model: Answerer, rows: Iterable[Row], source: Section | None, output: Path, *, tasks: list[str] | None, keep: bool
+) -> None:
+    """Answers into a file, with progress on stderr."""
+    from palmette.bulk.columns import columns_of
+    from palmette.bulk.local import write_answers
+    from palmette.bulk.rows import form_of
+
+    columns = columns_of(source) if source is not None and form_of(output) == "parquet" else ()
+    with _progress() as progress:
+        bar = progress.add_task("predicting", total=None)
+        counts = write_answers(
+            model, rows, output, columns=columns, tasks=tasks, keep=keep, tick=lambda: progress.advance(bar)
+        )
+    _show_bad(counts)
+
+
+def _predict_on_ray(
+    model: Path,
+    source: Section,
+    output: Path,
+    *,
+    replicas: str | None,
+    threads: int,
+    tasks: list[str] | None,
+    keep: bool,
+) -> None:
+    """The parts of a file on a Ray cluster, with progress on stderr."""
+    from palmette.scale.predict import predict as run
+    from palmette.scale.replicas import Replicas
+
+    def begin(parts: int, found: int) -> None:
+        if found:
+            click.echo(f"{found} of {parts} parts are finished already", err=True)
+
+    workers = None if replicas is None else Replicas.parse(replicas)
+    with _progress() as progress:
+        bar = progress.add_task("predicting", total=None)
+        counts = run(
+            model,
+            source,
+            output,
+            replicas=workers,
+            threads=threads,
+            tasks=tasks,
+            keep=keep,
+            begin=begin,
+            tick=lambda rows: progress.advance(bar, rows),
+        )
+    _show_bad(counts)
+
+
+def _progress() -> Progress:
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    partial = output.with_name(output.name + ".partial")
     columns = (TextColumn("predicting"), MofNCompleteColumn(), TimeElapsedColumn())
-    try:
-        with partial.open("w", encoding="utf-8") as file, Progress(*columns, console=_console(stderr=True)) as progress:
-            bar = progress.add_task("predicting", total=None)
-            for answer in answers:
-                file.write(json.dumps(answer, ensure_ascii=False) + "\n")
-                progress.advance(bar)
-    except OSError as error:
-        raise RunError(f"{output}: cannot be written: {error}") from error
-    partial.replace(output)
+    return Progress(*columns, console=_console(stderr=True))
+
+
+def _show_bad(counts: Counts) -> None:
+    if counts.bad:
+        message = f"{counts.bad} of {counts.rows} rows have an error instead of an answer, the first: {counts.first}"
+        click.echo(f"palmette: {message}", err=True)
 
 
 @main.command()
@@ -342,16 +424,44 @@ def _write_lines(answers: Iterator[dict[str, Any]], output: Path) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="0: a free one.  [default: 8000]")
 @click.option("--keys", type=click.Path(dir_okay=False, path_type=Path), help="Ask for a key: a file of hashes.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Another setting (docs/serving.md).")
-def serve(model: Path, overrides: Sequence[str], **options: Any) -> None:
+@click.option("--threads", type=click.IntRange(min=1), help="For a pass.  [default: the cores; with ray: 1]")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--replicas", metavar="N|MIN..MAX", help="Of --engine ray: servers, as many as the load asks for.")
+@click.option(
+    "--ongoing", type=click.FloatRange(min=0, min_open=True), help="Requests for each before one more.  [default: 16]"
+)
+def serve(
+    model: Path,
+    overrides: Sequence[str],
+    threads: int | None,
+    engine: str,
+    replicas: str | None,
+    ongoing: float | None,
+    **options: Any,
+) -> None:
     """Answer over HTTP. SIGTERM drains and ends, SIGHUP loads the model anew."""
     try:
         from palmette.serving import ServerSettings
         from palmette.serving import serve as run_server
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "serve") from error
+    settings = ServerSettings.read(overrides, **options)
+    if engine == "ray":
+        from palmette.scale.replicas import Replicas
+        from palmette.scale.serve import serve as run_replicas
+
+        run_replicas(model, settings, Replicas.parse(replicas or "1", threads=threads or 1, ongoing=ongoing or 16.0))
+        return
+    _only_with_ray(replicas=replicas, ongoing=ongoing)
     from palmette import load
 
-    run_server(load, model, ServerSettings.read(overrides, **options))
+    run_server(partial(load, threads=threads), model, settings)
+
+
+def _only_with_ray(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise RunError(f"--{name} {value}: is for --engine ray")
 
 
 @main.group()

@@ -121,12 +121,16 @@ class AnyPredictor(ABC):
             given if isinstance(given, Example) else self.example(given) for given in islice(source, _CHUNK)
         ]:
             if tasks:
-                self._refuse_unanswerable(chunk, kinds)
+                self.refuse_unanswerable(chunk, tasks)
             yield chunk, [self._taking(example, kinds) for example in chunk]
 
-    @staticmethod
-    def _refuse_unanswerable(examples: Sequence[Example], kinds: Mapping[str, AnyKind]) -> None:
-        """Who asks for certain tasks and gives none of them a fitting input must not get an empty answer."""
+    def refuse_unanswerable(self, examples: Sequence[Example], tasks: Sequence[str]) -> None:
+        """Who asks for certain tasks and gives none of them a fitting input must not get an empty answer.
+
+        Raises:
+            RunError: none of the tasks takes one of the examples.
+        """
+        kinds = self.choose(tasks)
         for example in examples:
             if not any(kind.takes(example) for kind in kinds.values()):
                 found = "one text" if example.pair is None else "a pair"

@@ -18,7 +18,7 @@ from palmette.config import TaskConfig
 from palmette.deploy.bundle import GRAPH, TASKS, TOKENIZER, WORDS, Bundle
 from palmette.errors import BundleError, MissingExtraError
 from palmette.kinds import find_kind
-from palmette.machine import cores
+from palmette.machine import cores, keep_quiet
 from palmette.predictor import Engine, Predictor
 from palmette.text import TextEncoder
 from palmette.words import WordFinder, WordRules
@@ -90,6 +90,7 @@ def open_session(graph: bytes, *, threads: int | None, where: str) -> Any:
         BundleError: ONNX Runtime cannot make one of it.
         MissingExtraError: it is not installed.
     """
+    keep_quiet()
     try:
         import onnxruntime
     except ImportError as error:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from palmette.errors import MissingExtraError
+from palmette.machine import keep_quiet
 from palmette.model import Model
 from palmette.runtime import INPUTS, index_name, output_name
 
@@ -142,6 +143,7 @@ def quantise(graph: Graph, parts: Collection[str]) -> bytes:
     """
     import logging
 
+    keep_quiet()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     nodes = [name for part in parts for name in graph.parts[part]]

@@ -329,7 +329,7 @@ def _add_operating(app: FastAPI, service: Service) -> None:
     async def metrics(request: Request) -> Response:
         """Counts, for Prometheus."""
         _authorise(request, service)
-        return Response(service.metrics.render(), media_type=service.metrics.content_type)
+        return Response(await service.exposition(), media_type=service.metrics.content_type)
 
 
 def _add_pages(app: FastAPI, service: Service) -> None:

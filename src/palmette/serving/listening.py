@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import socket
 import struct
@@ -32,11 +33,13 @@ def turn_away(listener: socket.socket) -> None:
 
     Closing a listening socket resets connections that the kernel has made and the process has not accepted yet; their
     callers may have sent a request already. So new ones are ignored first: the caller's kernel tries again, and is
-    refused when the socket is closed. Elsewhere than on Linux that gap of a moment stays.
+    refused when the socket is closed. Elsewhere than on Linux that gap of a moment stays; as it does where a sandbox
+    lets nobody but root attach a filter: the end must not fail by it.
     """
     if sys.platform == "linux":
         program = ctypes.create_string_buffer(_DROP)
-        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+        with contextlib.suppress(PermissionError):
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
 
 
 def address(listener: socket.socket) -> str:

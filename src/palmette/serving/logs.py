@@ -46,10 +46,11 @@ class JsonLines(logging.Formatter):
 
 
 def configure(*, log_text: bool) -> None:
-    """Send the server's log, and uvicorn's, to stderr as JSON lines."""
+    """Send the server's log, and what uvicorn and Ray have to say, to stderr as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(log_text=log_text))
-    for name, level in (("palmette.serving", logging.INFO), ("uvicorn", logging.WARNING)):
+    levels = {"palmette.serving": logging.INFO} | dict.fromkeys(("uvicorn", "ray", "ray.serve"), logging.WARNING)
+    for name, level in levels.items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

@@ -26,7 +26,7 @@ from palmette.serving.service import Service
 from palmette.serving.settings import ServerSettings
 
 _LAST_REQUESTS = 0.2  # seconds
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class _Server(uvicorn.Server):
@@ -98,7 +98,7 @@ def serve(load: Callable[[Path], Answerer], path: Path, settings: ServerSettings
     service = Service(load, path, settings)
     app = create_app(service)
     listener = listen(settings.host, settings.port)
-    if settings.host not in _LOOPBACK and not service.keys.hashes:
+    if settings.host not in LOOPBACK and not service.keys.hashes:
         logs.log("anybody who reaches this address may call: see --keys", level=logging.WARNING)
     config = uvicorn.Config(
         app,

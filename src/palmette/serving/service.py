@@ -80,5 +80,9 @@ class Service:
         log("reloaded", digest=model.digest)
         return model
 
+    async def exposition(self) -> bytes:
+        """What is counted, for Prometheus."""
+        return self.metrics.render()
+
     def _read(self) -> tuple[Keys, Served]:
         return Keys.read(self.settings.keys), Served.of(self._load(self._path), self._path)
