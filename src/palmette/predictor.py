@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from palmette.batching import Batch, Dataset, by_length, collate
@@ -184,10 +183,11 @@ class Predictor:
             batch = collate(rows, dataset, self.kinds, pad=self.pad, labelled=False, wanted=wanted)
             found = self.engine(batch)
             for task, part in batch.tasks.items():
-                pieces = np.split(found[task], np.cumsum(part.sizes)[:-1])
-                for number, piece in zip(part.rows, pieces, strict=True):
+                start = 0
+                for number, size in zip(part.rows.tolist(), part.sizes.tolist(), strict=True):
                     row = rows[number]
-                    outputs.setdefault((task, row.example), {})[row.window] = piece
+                    outputs.setdefault((task, row.example), {})[row.window] = found[task][start : start + size]
+                    start += size
         return [
             {task: [(row, outputs[task, number][row.window]) for row in dataset.encoded[number].rows] for task in tasks}
             for number, tasks in enumerate(wanted)

@@ -23,6 +23,10 @@ from palmette.predictor import Engine, Predictor
 from palmette.text import TextEncoder
 from palmette.words import WordFinder, WordRules
 
+# Padded tokens in a pass: what a pass touches then stays in the cores' caches. With 4,096, a file of sentences took 1.5
+# times as long (two cores, int8 and fp32 alike; LOG.md, 2026-11-24).
+_BATCH_TOKENS = 512
+
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "casing")
 
 
@@ -74,7 +78,8 @@ class Runtime(Answerer):
             raise BundleError(f"{bundle.folder / WORDS}: is damaged: {error}") from error
         session = open_session(bundle.read(GRAPH), threads=threads, where=str(bundle.folder / GRAPH))
         check_graph(session, list(kinds), where=str(bundle.folder / GRAPH))
-        predictor = Predictor(kinds, encoder, onnx_engine(session), pad=pad, find_words=words)
+        engine = onnx_engine(session)
+        predictor = Predictor(kinds, encoder, engine, pad=pad, find_words=words, batch_tokens=_BATCH_TOKENS)
         return cls(kinds, predictor, bundle, session)
 
 

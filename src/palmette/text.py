@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +46,7 @@ class Subwords:
     Attributes:
         ids: [subwords] vocabulary ids.
         word: [subwords] which word each belongs to, ascending.
-        offsets: [subwords, 2] characters in `Text.string`, [start, end).
+        offsets: [subwords, 2] characters in `Text.string`, [start, end); empty if not asked for.
         casing: [subwords] index into `CASINGS` of the word.
         first: [words] index of each word's first subword.
     """
@@ -195,22 +194,23 @@ class TextEncoder:
         probe = self.tokenizer.normalizer.normalize_str("A") if self.tokenizer.normalizer is not None else "A"
         return "A" not in probe
 
-    def subwords(self, texts: Sequence[Text]) -> list[Subwords]:
-        """Subwords of each text; words are separated by a space whatever stood between them."""
-        plain = [Text(words=text.words) for text in texts]
-        encodings = self.tokenizer.encode_batch([well_formed(text.string) for text in plain], add_special_tokens=False)
+    def subwords(self, texts: Sequence[Text], *, offsets: bool = True) -> list[Subwords]:
+        """Subwords of each text, with or without offsets; words are separated by a space whatever stood between."""
+        joined = [well_formed(" ".join(text.words)) for text in texts]
+        encodings = self.tokenizer.encode_batch(joined, add_special_tokens=False) if joined else []
         return [
-            self._align(text, joined, encoding.ids, encoding.offsets)
-            for text, joined, encoding in zip(texts, plain, encodings, strict=True)
+            self._align(text, encoding.ids, encoding.offsets, keep=offsets)
+            for text, encoding in zip(texts, encodings, strict=True)
         ]
 
-    def _align(self, text: Text, joined: Text, ids: list[int], offsets: list[tuple[int, int]]) -> Subwords:
+    def _align(self, text: Text, ids: list[int], offsets: list[tuple[int, int]], *, keep: bool) -> Subwords:
         count = len(text.words)
         if count == 0:
             empty = np.zeros(0, dtype=np.int64)
             return Subwords(empty, empty, np.zeros((0, 2), dtype=np.int64), empty, empty)
-        starts = np.array([start for start, _ in joined.spans], dtype=np.int64)
-        stops = np.array([stop for _, stop in joined.spans], dtype=np.int64)
+        lengths = np.fromiter(map(len, text.words), dtype=np.int64, count=count)
+        stops = np.cumsum(lengths + 1) - 1  # where the words stand in the joined text
+        starts = stops - lengths
         pieces = np.array(offsets, dtype=np.int64).reshape(-1, 2)
         # The end decides: some tokenizers count the space before a word to it, as a part of its first subword or
         # as a subword of its own.
@@ -223,17 +223,20 @@ class TextEncoder:
             ids_array = np.insert(ids_array, at, self._filler)
             word = np.insert(word, at, missing)
             pieces = np.insert(pieces, at, np.stack([starts[missing], stops[missing]], 1), axis=0)
-        shift = np.array([span[0] for span in text.spans], dtype=np.int64) - starts
-        offsets_array = np.clip(pieces, starts[word][:, None], stops[word][:, None]) + shift[word][:, None]
+        places = np.zeros((0, 2), dtype=np.int64)
+        if keep:
+            shift = np.array([span[0] for span in text.spans], dtype=np.int64) - starts
+            places = np.clip(pieces, starts[word][:, None], stops[word][:, None]) + shift[word][:, None]
         shapes = np.array([casing(word_) for word_ in text.words], dtype=np.int64)
         first = np.searchsorted(word, np.arange(count), side="left")
-        return Subwords(ids_array, word, offsets_array, shapes[word], first)
+        return Subwords(ids_array, word, places, shapes[word], first)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """The rows of each example, in order."""
-        texts = self.subwords([example.text for example in examples])
+        texts = self.subwords([example.text for example in examples], offsets=False)
         paired = [number for number, example in enumerate(examples) if example.pair is not None]
-        seconds = dict(zip(paired, self.subwords([examples[n].pair or Text(()) for n in paired]), strict=True))
+        pairs = self.subwords([examples[n].pair or Text(()) for n in paired])
+        seconds = dict(zip(paired, pairs, strict=True))
         return [
             Encoded(self._pair_rows(number, text, seconds[number]), seconds[number].offsets)
             if number in seconds
@@ -342,8 +345,12 @@ class _Template:
         return cls(before, between, after, (types[0], type_of[0], types[1], type_of[1], types[2]))
 
     def fill(self, first: IntArray, second: IntArray | None = None) -> IntArray:
-        parts = [self.before, first, self.between, [] if second is None else second, self.after]
-        return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+        filled = self.pad(first, second)
+        filled[: len(self.before)] = self.before
+        filled[len(filled) - len(self.after) :] = self.after
+        start = len(self.before) + len(first)
+        filled[start : start + len(self.between)] = self.between
+        return filled
 
     def fill_types(self, first: int, second: int = 0) -> IntArray:
         before, type_first, between, type_second, after = self.types
@@ -351,6 +358,10 @@ class _Template:
 
     def pad(self, first: IntArray, second: IntArray | None = None) -> IntArray:
         """Values of the texts' subwords, 0 at special tokens."""
-        parts: list[Any] = [np.zeros(len(self.before)), first, np.zeros(len(self.between))]
-        parts += [[] if second is None else second, np.zeros(len(self.after))]
-        return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+        count = 0 if second is None else len(second)
+        padded = np.zeros(len(self) + len(first) + count, dtype=np.int64)
+        start = len(self.before)
+        padded[start : start + len(first)] = first
+        if second is not None:
+            padded[len(padded) - len(self.after) - count : len(padded) - len(self.after)] = second
+        return padded

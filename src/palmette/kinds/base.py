@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
@@ -93,7 +94,7 @@ class Kind(ABC, Generic[L]):
         paired = self.state.get("paired")
         return paired is None or paired == (example.pair is not None)
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """The labels it can predict; empty where it predicts something else."""
         return tuple(self.state.get("labels", ()))
@@ -242,5 +243,12 @@ def label_set(labels: Sequence[str] | set[str]) -> dict[str, Any]:
 
 def softmax(logits: Array) -> NDArray[np.float64]:
     """Over the last axis, in double precision."""
-    shifted = np.exp(np.asarray(logits, dtype=np.float64) - np.max(logits, axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+    raised = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))
+
+
+def vote(windows: Sequence[tuple[Row, Array]]) -> NDArray[np.float64]:
+    """The mean output of all windows of a text: [labels]."""
+    if len(windows) == 1:
+        return np.asarray(windows[0][1][0], dtype=np.float64)
+    return np.asarray(np.concatenate([outputs for _, outputs in windows]).mean(axis=0), dtype=np.float64)

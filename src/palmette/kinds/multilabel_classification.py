@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from palmette import metrics, sums
 from palmette.config import TaskConfig
-from palmette.kinds.base import Array, Kind, LabelError, RawLabel, expect_strings, label_set, share
+from palmette.kinds.base import Array, Kind, LabelError, RawLabel, expect_strings, label_set, share, vote
 from palmette.text import Row
 from palmette.types import Example, Prediction
 
@@ -69,7 +69,7 @@ class MultilabelClassification(Kind[frozenset[str]]):
         return (losses.mean(-1) * scale * targets["weight"]).sum()
 
     def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
-        logits = _logits(windows)
+        logits = vote(windows)
         probabilities = _sigmoid(logits)
         chosen = frozenset(label for label, p in zip(self.labels, probabilities, strict=True) if p > self._threshold)
         # The set is right only if every yes and every no is; the least certain of them bounds it.
@@ -80,7 +80,7 @@ class MultilabelClassification(Kind[frozenset[str]]):
     ) -> Array:
         """The probability of each member of the set, in alphabetical order."""
         members: Any = prediction.label
-        return _sigmoid(_logits(windows))[[self._number[member] for member in sorted(members)]]
+        return _sigmoid(vote(windows))[[self._number[member] for member in sorted(members)]]
 
     def attach(self, rendered: dict[str, Any], prediction: Prediction, explanations: Sequence[dict[str, Any]]) -> None:
         rendered["explanations"] = dict(zip(rendered["labels"], explanations, strict=True))
@@ -112,11 +112,6 @@ class MultilabelClassification(Kind[frozenset[str]]):
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         members: Any = prediction.label
         return {"labels": sorted(members), "confidence": round(float(prediction.confidence), 4)}  # type: ignore[arg-type]
-
-
-def _logits(windows: Sequence[tuple[Row, Array]]) -> Array:
-    """The vote of all windows: [labels]."""
-    return np.asarray(np.concatenate([outputs for _, outputs in windows]).mean(axis=0), dtype=np.float64)
 
 
 def _sigmoid(logits: Array) -> Array:

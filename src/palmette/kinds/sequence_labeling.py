@@ -197,11 +197,12 @@ class SequenceLabeling(Kind[Tags]):
     def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
         probabilities = self._probabilities(windows)
         if self._transitions is None:
-            path = np.argmax(np.concatenate([outputs for _, outputs in windows]), axis=-1)
+            path = probabilities.argmax(axis=-1)
         else:
             path = viterbi(np.log(np.maximum(probabilities, 1e-300)), *self._transitions)
         confidence = probabilities[np.arange(len(path)), path]
-        return Prediction(tuple(self.labels[number] for number in path), tuple(map(float, confidence)))
+        labels = self.labels
+        return Prediction(tuple([labels[number] for number in path.tolist()]), tuple(confidence.tolist()))
 
     def support(
         self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None, prediction: Prediction
@@ -216,7 +217,7 @@ class SequenceLabeling(Kind[Tags]):
 
     def _probabilities(self, windows: Sequence[tuple[Row, Array]]) -> NDArray[np.float64]:
         """Of each label at each word: [words, labels]."""
-        logits = np.concatenate([outputs for _, outputs in windows])
+        logits = windows[0][1] if len(windows) == 1 else np.concatenate([outputs for _, outputs in windows])
         return softmax(logits) if len(logits) else np.zeros((0, len(self.labels)))
 
     @property

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from palmette import metrics, sums
 from palmette.config import TaskConfig
-from palmette.kinds.base import Array, Kind, LabelError, RawLabel, expect_string, label_set, share, softmax
+from palmette.kinds.base import Array, Kind, LabelError, RawLabel, expect_string, label_set, share, softmax, vote
 from palmette.text import Row
 from palmette.types import Example, Prediction
 
@@ -57,14 +57,14 @@ class TextClassification(Kind[str]):
         return (losses * targets["weight"]).sum()
 
     def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
-        logits = _logits(windows)
+        logits = vote(windows)
         best = int(np.argmax(logits))
         return Prediction(self.labels[best], float(softmax(logits)[best]))
 
     def support(
         self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None, prediction: Prediction
     ) -> Array:
-        return softmax(_logits(windows))[[self._number[str(prediction.label)]]]
+        return softmax(vote(windows))[[self._number[str(prediction.label)]]]
 
     def score(self, gold: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
         return {
@@ -87,8 +87,3 @@ class TextClassification(Kind[str]):
 
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         return {"label": prediction.label, "confidence": round(float(prediction.confidence), 4)}  # type: ignore[arg-type]
-
-
-def _logits(windows: Sequence[tuple[Row, Array]]) -> Array:
-    """The vote of all windows: [labels]."""
-    return np.asarray(np.concatenate([outputs for _, outputs in windows]).mean(axis=0))
