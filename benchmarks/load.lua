@@ -1,5 +1,5 @@
--- What wrk sends: bodies from a file, one a line, in turn. With a second argument, each connection waits that many
--- milliseconds before each request. At the end one JSON line.
+-- What wrk sends: bodies from a file, one a line, in turn. With a second argument, each connection waits before each
+-- request, that many milliseconds on average: by chance, or all would ask at once. At the end one JSON line.
 --   wrk … -s load.lua URL -- BODIES [MILLISECONDS]
 local requests, number = {}, 0
 
@@ -10,7 +10,7 @@ function init(args)
   number = math.random(#requests)
   local pause = tonumber(args[2])
   if pause then
-    delay = function() return pause end
+    delay = function() return math.random(0, 2 * pause) end
   end
 end
 

@@ -177,7 +177,7 @@ class Load:
 def wrk(
     server: Server, asked: Sequence[bytes], *, connections: int, seconds: float, pause: float | None = None
 ) -> Load:
-    """Load a server; with `pause`, each connection waits so many seconds before each request."""
+    """Load a server; with `pause`, each connection waits before each request, so many seconds on average."""
     program = shutil.which("wrk")
     if program is None:
         raise SystemExit("needs wrk: apt-get install wrk")
@@ -195,6 +195,10 @@ def wrk(
 class Callers:
     """Threads that ask one thing after the other, each on a connection of its own, and look at every answer.
 
+    Args:
+        sizes: texts in a request, in turn.
+        pause: seconds between an answer and the next request.
+
     Attributes:
         answers: (status, seconds) of each response.
         lost: what went wrong with requests that may have been accepted.
@@ -204,6 +208,7 @@ class Callers:
     server: Server
     texts: Sequence[str]
     count: int
+    sizes: Sequence[int] = tuple(range(1, 17))
     pause: float = 0.0
     answers: list[tuple[int, float]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
@@ -225,7 +230,7 @@ class Callers:
         connection = self.server.connect()
         turn = number
         while not self._ended.is_set():
-            asked = [self.texts[(turn + n) % len(self.texts)] for n in range(1 + turn % 16)]
+            asked = [self.texts[(turn + n) % len(self.texts)] for n in range(self.sizes[turn % len(self.sizes)])]
             turn += self.count
             try:
                 if connection.sock is None:

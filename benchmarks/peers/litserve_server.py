@@ -3,8 +3,7 @@
 Run by the python of LitServe's own environment: litserve_server.py BUNDLE PORT REQUESTS_IN_A_BATCH
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: LitServe reads the annotation of `decode_request` as it stands.
 import sys
 from typing import Any
 
