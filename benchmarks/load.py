@@ -38,6 +38,7 @@ _SHARES = {1: 0.5, 16: 0.85}  # of the runtime's own throughput that the server 
 _CONNECTIONS = {1: 64, 16: 16}
 _PEER_BATCHES = {1: (8, 32, 64), 16: (2, 4, 8)}  # requests that LitServe may join: the fastest is measured
 _TIMES = 4  # the load that the server can answer
+_LONGEST_PAUSE = 2.0  # seconds on average; the server closes connections that say nothing for 5
 
 
 def main() -> None:
@@ -185,7 +186,7 @@ def _alternate(systems: Mapping[str, Callable[[], float]], slices: int) -> dict[
 def _overload(bundle: Path, arguments: argparse.Namespace) -> None:
     """Connections that each wait before they ask again, so many that the queue is always full.
 
-    What wrk sends is not slowed down by what it gets: those that wait for answers are only half of the connections.
+    What wrk sends is hardly slowed down by what it gets: there are connections for all that can wait, and others.
     """
     from palmette.serving.batcher import cost
     from palmette.serving.settings import ServerSettings
@@ -204,8 +205,9 @@ def _overload(bundle: Path, arguments: argparse.Namespace) -> None:
             status: server.counted("palmette_responses_total", status=status) for status in ("200", "429", "500", "504")
         }
         with _Memory(server) as high, servers.Callers(server, texts, 16, sizes=[size], pause=0.1) as callers:
-            pause = waiting / (_TIMES * rate)
-            found = servers.wrk(server, asked, connections=2 * waiting, seconds=arguments.seconds, pause=pause)
+            pause = min(waiting / (_TIMES * rate), _LONGEST_PAUSE)
+            connections = waiting + int(_TIMES * rate * pause)
+            found = servers.wrk(server, asked, connections=connections, seconds=arguments.seconds, pause=pause)
         counts = {
             status: server.counted("palmette_responses_total", status=status) - value
             for status, value in before.items()
@@ -234,7 +236,7 @@ def _overload(bundle: Path, arguments: argparse.Namespace) -> None:
         targets=values,
         details={
             "requests/s when calm": round(rate, 1),
-            "connections": 2 * waiting,
+            "connections": connections,
             "pause": round(pause, 3),
             "full queue, s": round(drained, 2),
             "responses": counts,
