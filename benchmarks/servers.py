@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -13,9 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -63,32 +63,33 @@ class Server:
     port: int = field(default_factory=free_port)
     ready: str = "/readyz"
     path: str = "/v1/predict"
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     def start(self, *, seconds: float = 60) -> float:
         """Start it; -> seconds until it said that it is ready."""
         command = [str(part).replace("{port}", str(self.port)) for part in self.command]
         begun = time.perf_counter()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=self._errors, env={**os.environ, **self.environment}
-        )
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._errors, start_new_session=True)
         while self.status(self.ready) != 200:
             if self.process.poll() is not None or time.perf_counter() - begun > seconds:
                 self._errors.seek(0)
-                raise SystemExit(f"{command}: not ready\n{self._errors.read().decode()[-3000:]}")
+                said = self._errors.read().decode()[-3000:]
+                self.stop()
+                raise SystemExit(f"{command}: not ready\n{said}")
             time.sleep(0.005)
         return time.perf_counter() - begun
 
     def stop(self) -> int:
-        """End it as an operator does; -> its exit code."""
+        """End it as an operator does, and whatever it leaves behind; -> its exit code."""
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(30)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
+            return -signal.SIGKILL
         finally:
+            with contextlib.suppress(ProcessLookupError):  # LitServe leaves its workers
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
             self._errors.close()
 
     def connect(self, *, timeout: float = 60) -> http.client.HTTPConnection:
@@ -146,7 +147,7 @@ def litserve(model: Path, *, batch: int) -> Server:
     return Server(command, ready="/health", path="/predict")
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(server: Server) -> Iterator[Server]:
     """The server, from its start to its end."""
     server.start()
