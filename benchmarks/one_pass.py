@@ -9,7 +9,6 @@ systems alternate, medians over the rounds.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -39,8 +38,13 @@ def main() -> None:
     parser.add_argument("--quantize", choices=["int8"], help="measure int8 bundles")
     arguments = parser.parse_args()
     common.use_threads(arguments.threads)
-    together = _bundle(list(TASKS), arguments)
-    alone = {task: _bundle([task], arguments) for task in TASKS}
+    from palmette.runtime import Runtime
+
+    def loaded(tasks: list[str]) -> Runtime:
+        return Runtime.load(bundle(tasks, quantize=arguments.quantize), threads=arguments.threads)
+
+    together = loaded(list(TASKS))
+    alone = {task: loaded([task]) for task in TASKS}
     texts = sample_texts(arguments.texts)
     seconds = _measure(together, alone, texts, arguments.rounds)
     five, one, apart = (statistics.median(seconds[name]) for name in ("five tasks", "one task", "five bundles"))
@@ -105,21 +109,20 @@ def _config(tasks: list[str]) -> Config:
     return Config.parse(data)
 
 
-def _bundle(tasks: list[str], arguments: argparse.Namespace) -> Runtime:
+def bundle(tasks: list[str], *, quantize: str | None) -> Path:
     """The bundle of a model of some tasks; made where it is not there yet."""
     import palmette
-    from palmette.runtime import Runtime
 
     config = _config(tasks)
     folder = common.run_folder("one_pass", "+".join(tasks), config)
     if not (folder / "model.safetensors").exists():
         common.log(f"training {', '.join(tasks)}")
         palmette.train(config, folder, resume=folder.exists())
-    bundle = folder.with_name(f"{folder.name}-{common.commit()}-{arguments.quantize or 'fp32'}")
-    if not bundle.exists():
+    made = folder.with_name(f"{folder.name}-{common.commit()}-{quantize or 'fp32'}")
+    if not made.exists():
         # How much accuracy a model of one epoch loses by int8 says nothing.
-        palmette.export(folder, bundle, quantize=arguments.quantize, accuracy_budget=100)
-    return Runtime.load(Path(bundle), threads=arguments.threads)
+        palmette.export(folder, made, quantize=quantize, accuracy_budget=100)
+    return made
 
 
 if __name__ == "__main__":

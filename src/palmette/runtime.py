@@ -98,6 +98,9 @@ def open_session(graph: bytes, *, threads: int | None, where: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or cores()
     options.inter_op_num_threads = 1
+    # Between two passes the engine's threads shall not wait on a core that words, decoding and the server's event loop
+    # could use: a server of two cores answers a quarter more that way, and a pass takes no longer (LOG.md, 2026-11-24).
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
