@@ -94,6 +94,11 @@ class LanguageModel:
         """How many the model has."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
+    @property
+    def bytes(self) -> int:
+        """Of its weights as they are computed with."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
+
     def render(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt, up to where the answer begins."""
         if self.chat:
