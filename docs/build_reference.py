@@ -26,6 +26,9 @@ _PARTS: tuple[tuple[str, str], ...] = (
     ("TrainingConfig", "training"),
     ("MixingConfig", "mixing"),
     ("BalancingConfig", "balancing"),
+    ("WritingConfig", "writing"),
+    ("PromptingConfig", "prompting"),
+    ("EndpointConfig", "endpoint"),
 )
 _SOURCES: tuple[tuple[str, str], ...] = (
     ("ConlluSource", "conllu"),
@@ -39,6 +42,7 @@ _SOURCES: tuple[tuple[str, str], ...] = (
 _HELPERS: tuple[tuple[str, str], ...] = (
     ("Cut", "A cut: what `dev` or `test` may be"),
     ("LabelField", "A label's place: what a value of `labels` may be"),
+    ("PromptConfig", "A prompt: what a value of `prompting.prompts` may be"),
 )
 _NAMES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
 _LINKS = {
@@ -47,6 +51,10 @@ _LINKS = {
     "TrainingConfig": "[mapping](#training)",
     "MixingConfig": "[mapping](#mixing)",
     "BalancingConfig": "[mapping](#balancing)",
+    "WritingConfig": "[mapping](#writing)",
+    "PromptingConfig": "[mapping](#prompting)",
+    "EndpointConfig": "[mapping](#endpoint)",
+    "PromptConfig": "[prompt](#prompt)",
     "Cut": "[cut](#cut)",
     "LabelField": "[place](#place)",
 }
@@ -78,7 +86,7 @@ def render() -> str:
         lines += ["", f"### `format: {value}` {{ #format-{value} }}", "", _first_line(parts[name])]
         own = set(parts[name]["properties"]) - shared - {"format"}
         lines += ["", *(_table(parts[name], only=own) if own else ["No settings of its own."])]
-    for (name, title), anchor in zip(_HELPERS, ("cut", "place"), strict=True):
+    for (name, title), anchor in zip(_HELPERS, ("cut", "place", "prompt"), strict=True):
         lines += ["", f"### {title} {{ #{anchor} }}", "", _first_line(parts[name]), "", *_table(parts[name])]
     return "\n".join(lines) + "\n"
 

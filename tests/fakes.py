@@ -170,3 +170,43 @@ def tiny_config(
             **training,
         },
     }
+
+
+def tiny_language_model(folder: Path, *, chat: bool = False, positions: int = 512, seed: int = 0) -> Path:
+    """Write a two-layer Llama of width 32 with random weights and a byte-level tokenizer, as a Hugging Face folder."""
+    import torch
+    from tokenizers import decoders
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = ["<end>", "<turn>", *alphabet, "po", "si", "posi", "ti", "ve", "ne", "ga", "NO", "UN", "NOUN"]
+    merges = [("p", "o"), ("s", "i"), ("po", "si"), ("t", "i"), ("v", "e"), ("n", "e"), ("g", "a")]
+    merges += [("N", "O"), ("U", "N"), ("NO", "UN")]
+    tokenizer = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<end>", "<turn>"])
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")  # noqa: S106
+    if chat:
+        wrapped.chat_template = (
+            "{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<end>{% endfor %}"
+            "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
+        )
+    config = LlamaConfig(
+        vocab_size=len(pieces),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=positions,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    torch.set_rng_state(state)
+    wrapped.save_pretrained(folder)
+    return folder

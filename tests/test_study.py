@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakes import WORDS, tiny_config, tiny_trunk, write_jsonl
+from fakes import WORDS, tiny_config, tiny_language_model, tiny_trunk, write_jsonl
 from palmette.config import Config
 from palmette.errors import ConfigError, RunError
 from palmette.study import job as worker
@@ -29,6 +29,7 @@ from palmette.study.plan import Plan, read_budget
 from palmette.study.regimes import REGIMES, ModelPlan, Setting
 
 TASKS = ("pos", "ner", "tone")
+TRAINED = [regime for regime in REGIMES if not regime.endswith("_shot")]
 
 
 @dataclass
@@ -81,7 +82,7 @@ def test_the_study_on_disk_is_what_is_returned_and_has_a_page(studied: Studied) 
 
 def test_every_regime_answers_every_task_with_every_seed(studied: Studied) -> None:
     for task in TASKS:
-        for regime in REGIMES:
+        for regime in TRAINED:
             scores = studied.study["scores"][task][regime]
             assert set(scores["seeds"]) == {"1", "2"}
             assert scores["mean"] == pytest.approx(np.mean(list(scores["seeds"].values())))
@@ -526,3 +527,37 @@ def test_the_console_shows_differences_what_to_ship_and_what_failed(capsys: pyte
         assert f"{task}: {entry['reason']}"[:60] in shown
     (failed,) = [run for found in study["regimes"].values() for run in found["runs"] if run["state"] == "failed"]
     assert f"failed: {failed['model']}, seed {failed['seed']}" in shown
+
+
+def test_language_models_are_compared_in_the_same_study(tmp_path: Path) -> None:
+    asked = {"trunk": {"name": str(tiny_language_model(tmp_path / "lm", chat=True))}, "writing": {"longest": 200}}
+    config = small(tmp_path, ("pos", "tone"), epochs=1, examples=10)
+    config = Config.parse(config.model_dump(mode="json", exclude_none=True) | {"families": {"causal_lm": asked}})
+    plan = Plan.make(config, regimes=["zero_shot", "few_shot"], seeds=2, trials=1)
+    engine = InProcess()
+    study = compare(config, tmp_path / "study", plan=plan, engine=engine, threads=1)
+    assert len(engine.ran) == 2 * 2 + 1 + 2, "two tasks alone and the shots with each seed, no shots once"
+    for task in ("pos", "tone"):
+        seeds = study["scores"][task]["zero_shot"]["seeds"]
+        assert seeds["1"] == seeds["2"]
+        assert study["differences"][task]["zero_shot"]["verdict"] in {"helps", "hurts", "no difference shown"}
+    for regime in ("zero_shot", "few_shot"):
+        found = study["regimes"][regime]
+        assert found["drawn"] == {"pos": 0, "tone": 0}
+        assert set(found["usage"]) == {"pos", "tone"}
+        assert found["usage"]["pos"]["unparseable"] == 0, "tags are constrained"
+        assert found["usage"]["tone"]["prompt_tokens"] > 10
+    shots = study["regimes"]["few_shot"]["usage"]["tone"]["prompt_tokens"]
+    assert shots > study["regimes"]["zero_shot"]["usage"]["tone"]["prompt_tokens"]
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert "Models that write" in page
+    ledger = json.loads((tmp_path / "study" / "ledger.json").read_text())
+    assert ledger["regimes"]["zero_shot"]["parameters"]["total"] > 0
+
+
+def test_settings_of_another_family_are_checked_with_the_rest(tmp_path: Path) -> None:
+    data = small(tmp_path, ("pos", "tone")).model_dump(mode="json", exclude_none=True)
+    with pytest.raises(ConfigError, match=r"families\.causal_lm: .*prompting\.shots"):
+        Config.parse(data | {"families": {"causal_lm": {"prompting": {"shots": -1}}}})
+    with pytest.raises(ConfigError, match=r"families\.text2text: .*prompting: goes with family: causal_lm"):
+        Config.parse(data | {"families": {"text2text": {"prompting": {"shots": 1}}}})

@@ -162,9 +162,9 @@ def test_generation_takes_the_best_reference() -> None:
     ("changes", "message"),
     [
         ({"family": "heads"}, "tasks.t.kind: generation is for models that write: family: text2text or causal_lm"),
-        ({"family": "heads", "lora": {"rank": 4}}, "lora: goes with family: causal_lm"),
+        ({"family": "heads", "writing": {"beams": 4}}, "writing: goes with family: text2text or causal_lm"),
         ({"prompting": {"shots": 2}}, "prompting: goes with family: causal_lm"),
-        ({"family": "causal_lm", "lora": {}, "endpoint": REMOTE}, "lora: a remote model cannot be trained"),
+        ({"endpoint": REMOTE}, "endpoint: goes with family: causal_lm"),
         ({"family": "causal_lm", "prompting": {"prompts": {"x": {}}}}, "prompting.prompts.x: no task 'x' is declared"),
         ({"family": "text2text", "trunk": {"layers": 2}}, "trunk.layers: goes with family: heads"),
     ],

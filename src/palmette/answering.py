@@ -8,7 +8,7 @@ from typing import Any
 
 from palmette.explain import explanations
 from palmette.kinds import AnyKind
-from palmette.predictor import Input, Predictor
+from palmette.predictor import Input
 from palmette.types import Example, Prediction
 
 
@@ -22,7 +22,7 @@ class Answerer:
     """
 
     kinds: dict[str, AnyKind]
-    predictor: Predictor
+    predictor: Any  # a Predictor; of models that write, another AnyPredictor
 
     def predict(
         self, inputs: Input | Sequence[Input], *, tasks: Sequence[str] | None = None, explain: bool = False
@@ -53,4 +53,5 @@ class Answerer:
 
     def answer(self, examples: Sequence[Example], tasks: Sequence[str] | None = None) -> list[dict[str, Prediction]]:
         """Predictions for examples, of those of `tasks` (default: all) that take them."""
-        return self.predictor.answer(examples, tasks)
+        answers: list[dict[str, Prediction]] = self.predictor.answer(examples, tasks)
+        return answers

@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "data.json"
 
     @property
+    def prompted(self) -> Path:
+        """What a language model was asked and what it cost; instead of weights, where nothing was trained."""
+        return self.path / "prompted.json"
+
+    @property
     def checkpoints(self) -> Path:
         """What --resume starts from, and the evaluated candidates."""
         return self.path / "checkpoints"
@@ -71,7 +76,7 @@ class RunFolder:
     @property
     def complete(self) -> bool:
         """Whether training ended and a model was selected."""
-        return self.weights.exists()
+        return self.weights.exists() or self.prompted.exists()
 
 
 def write_atomically(path: Path, content: str) -> None:

@@ -327,15 +327,6 @@ class PromptingConfig(Settings):
     prompts: dict[str, PromptConfig] = Field(default_factory=dict, description="Prompts of tasks.")
 
 
-class LoraConfig(Settings):
-    """Low-rank adapters (Hu et al. 2022), trained on the tasks' instructions."""
-
-    rank: int = Field(8, ge=1)
-    alpha: float = Field(16, gt=0, description="The update is scaled by alpha / rank.")
-    dropout: float = Field(0.05, ge=0, lt=1)
-    per_task: bool = Field(False, description="An adapter for each task instead of one for all.")
-
-
 class EndpointConfig(Settings):
     """A remote language model behind an OpenAI-compatible endpoint."""
 
@@ -350,7 +341,7 @@ class EndpointConfig(Settings):
     cache: str | None = Field(None, description="File that keeps answers, so that none is paid for twice.")
     input_price: float | None = Field(None, ge=0, description="Money for a million prompt tokens.")
     output_price: float | None = Field(None, ge=0, description="Money for a million written tokens.")
-    currency: str = Field("USD")
+    currency: str = Field("USD", description="Of the prices.")
 
 
 class _Places:
@@ -381,7 +372,6 @@ class _Places:
 _FAMILIES = {
     "writing": ("text2text", "causal_lm"),
     "prompting": ("causal_lm",),
-    "lora": ("causal_lm",),
     "endpoint": ("causal_lm",),
 }
 
@@ -403,8 +393,12 @@ class Config(Settings):
     balancing: BalancingConfig = Field(default_factory=BalancingConfig)
     writing: WritingConfig = Field(default_factory=WritingConfig, description="Families text2text and causal_lm.")
     prompting: PromptingConfig = Field(default_factory=PromptingConfig, description="Family causal_lm.")
-    lora: LoraConfig | None = Field(None, description="Family causal_lm: train adapters. Default: nothing is trained.")
     endpoint: EndpointConfig | None = Field(None, description="Family causal_lm: ask a remote model.")
+    families: dict[Literal["text2text", "causal_lm"], dict[str, Any]] = Field(
+        default_factory=dict,
+        description="For studies: settings (trunk, training, writing, prompting, ...) in place of those above where "
+        "a regime of another family runs.",
+    )
     baseline: dict[str, float] = Field(
         default_factory=dict,
         description="Dev values of tasks' metrics, e.g. of single-task runs: an alarm tells of a task that is below.",
@@ -452,14 +446,37 @@ class Config(Settings):
             raise _located(("training", "select"), f"neither mean_relative nor a task: {self.training.select!r}")
         return self
 
+    def in_family(self, family: Literal["text2text", "causal_lm"], **changes: Any) -> Config:
+        """The same tasks and sources for another family, with the settings that `families` gives it.
+
+        Args:
+            family: which.
+            **changes: further settings, stronger than those of `families`; mappings are merged.
+
+        Raises:
+            ConfigError: they do not fit.
+        """
+        data: dict[str, Any] = self.model_dump(
+            mode="json", exclude_none=True, exclude={"families", "trunk", "baseline", *_FAMILIES}
+        )
+        data |= {"family": family}
+        for layer in (self.families.get(family, {}), changes):
+            for key, value in layer.items():
+                merged = isinstance(value, dict) and isinstance(data.get(key), dict)
+                data[key] = {**data[key], **value} if merged else value
+        return Config.parse(data)
+
     def _check_family(self) -> None:
         """Settings of one family say nothing to another."""
         for setting, families in _FAMILIES.items():
             default = Config.model_fields[setting].get_default(call_default_factory=True)
             if self.family not in families and getattr(self, setting) != default:
                 raise _located((setting,), f"goes with family: {' or '.join(families)}")
-        if self.lora is not None and self.endpoint is not None:
-            raise _located(("lora",), "a remote model cannot be trained")
+        for family in self.families:
+            try:
+                self.in_family(family)
+            except ConfigError as error:
+                raise _located(("families", family), str(error)) from error
         for task in sorted(self.prompting.prompts.keys() - self.tasks.keys()):
             raise _located(("prompting", "prompts", task), f"no task {task!r} is declared under tasks")
         for setting in ("layers", "casing", "frozen") if self.family != "heads" else ():

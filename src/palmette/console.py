@@ -81,6 +81,11 @@ class LiveTable:
             self.console.print(alarm_line(event), style="green" if event["over"] else "bold red")
         elif event["event"] == "unwatched":
             self.console.print(f"note: no alarms for {event['task']}: {event['reason']}", style="yellow", markup=False)
+        elif event["event"] == "asking":
+            shots = f", {event['shots']} shots" if event["shots"] else ""
+            self.console.print(f"asking {event['model']}{shots}, {event['threads']} threads")
+        elif event["event"] == "answered":
+            self.console.print(f"{event['split']}: answered in {event['seconds']:.0f} s")
         elif event["event"] == "selected":
             self.console.print(f"kept the model of update {event['update']} (rule: {event['rule']})")
         self.live.update(self._view())

@@ -69,6 +69,8 @@ def explanations(
     word: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The same in order, in bounded memory, for any number of inputs."""
+    if not isinstance(predictor, Predictor):
+        raise RunError("answers of a model that writes text cannot be explained")
     chunk: list[Reading] = []
     passes = 0
     for reading in predictor.readings(inputs, tasks):

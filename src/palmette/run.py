@@ -21,6 +21,7 @@ from palmette.predictor import Predictor
 from palmette.trunk import load_architecture
 from palmette.types import Example
 from palmette.words import find_words
+from palmette.writing import prompted
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Run(Answerer):
 
     folder: RunFolder
     config: Config
-    model: Model
+    model: Any  # what computes: a `palmette.model.Model`, or a language model
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
@@ -47,6 +48,12 @@ class Run(Answerer):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             kinds = read_labels(config, folder)
+        except (OSError, KeyError, ValueError) as error:
+            raise RunError(f"{path}: the run folder is damaged: {error}") from error
+        if config.family == "causal_lm":
+            asking = prompted.reopen(config, kinds)
+            return cls(kinds, asking, folder, config, asking.writer)
+        try:
             trunk, encoder = load_architecture(folder.path, device=device.type)
         except (OSError, KeyError, ValueError) as error:
             raise RunError(f"{path}: the run folder is damaged: {error}") from error

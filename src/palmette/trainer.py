@@ -36,6 +36,7 @@ from palmette.text import Row, TextEncoder
 from palmette.trunk import load_pretrained, save_architecture
 from palmette.types import SPLITS, Example, Prediction, Split
 from palmette.words import find_words
+from palmette.writing import prompted
 
 _LOG_EVERY = 20  # updates between lines in history.jsonl
 
@@ -99,6 +100,8 @@ def train(
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(cpu=several and not torch.cuda.is_available(), kwargs_handlers=handlers)
     folder, config = _resolve(config, Path(out), accelerator, resume=resume)
+    if folder.complete and config.family == "causal_lm":
+        return Outcome(folder, 0, 0.0, 0.0)
     if folder.complete:
         if accelerator.is_main_process:  # the earlier process may have died between the run's last two steps
             shutil.rmtree(folder.checkpoints, ignore_errors=True)
@@ -107,6 +110,8 @@ def train(
     select = config.training.select
     if select in corpus.kinds and not any(select in example.labels for example in corpus.splits["dev"]):
         raise ConfigError(f"training.select: no dev example is labelled for {select}, so that no model can be selected")
+    if config.family == "causal_lm":
+        return _ask(config, folder, corpus, listeners, splits)
     torch.manual_seed(config.training.seed)
     trunk, encoder = load_pretrained(config.trunk, device=accelerator.device.type)
     model = Model(trunk, corpus.kinds, dropout=config.training.dropout)
@@ -120,6 +125,27 @@ def train(
         checkpoint.write_atomically(folder.data, json.dumps(corpus.summary(), indent=2, ensure_ascii=False) + "\n")
     loop = Loop(config, corpus, model, encoder, folder, accelerator, listeners, splits)
     return loop.run(resume=resume)
+
+
+def _ask(
+    config: Config, folder: RunFolder, corpus: Corpus, listeners: Sequence[Listener], splits: Sequence[Split]
+) -> Outcome:
+    """Ask a language model instead of training one; an interrupted run begins anew."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_atomically(folder.config, config.dump())
+    checkpoint.write_labels(corpus.kinds, folder)
+    checkpoint.write_atomically(folder.data, json.dumps(corpus.summary(), indent=2, ensure_ascii=False) + "\n")
+    folder.history.unlink(missing_ok=True)
+
+    def write(event: Mapping[str, Any]) -> None:
+        with folder.history.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event, ensure_ascii=False) + "\n")
+        for listener in listeners:
+            listener.on_event(event)
+
+    started = time.perf_counter()
+    prompted.ask(config, folder, corpus, splits=splits, write=write)
+    return Outcome(folder, 0, time.perf_counter() - started, 0.0)
 
 
 def _settle_precision(config: Config, device: torch.device) -> Config:

@@ -75,6 +75,8 @@ def export(
     if out.exists():
         raise BundleError(f"{out}: exists; give --out another name, so that what serves from it is not changed")
     run = Run.load(path)
+    if run.config.family != "heads":
+        raise BundleError(f"{path}: a bundle holds heads on a trunk; a run of family {run.config.family} has none")
     corpus = corpus or load_corpus(run.config, fitted=run.kinds)
     examples, splits = _checked(corpus, run.kinds)
     say("tracing the graph")

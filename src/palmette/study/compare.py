@@ -169,7 +169,7 @@ class _Study:
     ) -> Job:
         data = data or self.config
         start = None if model.start is None else self._job(model.start, seed, {}, test=False, data=data)
-        config = adjusted(model.config, {**settings, "training.seed": seed})
+        config = adjusted(model.config, {**settings, "training.seed": seed if model.seeded else _TRIAL_SEED})
         return Job(config, data, start=start, test=test, keep=model.keep)
 
     def _tune(self, groups: Sequence[Group]) -> None:

@@ -212,7 +212,21 @@ def _describe(group: Group) -> dict[str, Any]:
         },
         "drawn": {task: sum(counts) / len(seeds) for task, counts in drawn.items()} if done else {},
         "wordpieces": group.wordpieces(),
+        "usage": _usage(done),
     }
+
+
+def _usage(done: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """What models that write spent on an example of each task's test, and what of it was in vain: means over runs."""
+    tasks = {task for measured in done for task in measured.get("usage", {})}
+    found = {}
+    for task in sorted(tasks):
+        spent = [measured["usage"][task] for measured in done if task in measured.get("usage", {})]
+        examples = sum(one["examples"] for one in spent)
+        shares = ("unparseable", "truncated", "prompt_tokens", "written_tokens")
+        found[task] = {name: sum(one[name] for one in spent) / examples for name in shares}
+        found[task]["ms"] = 1000 * sum(one["seconds"] for one in spent) / examples
+    return found
 
 
 def _scores(task: str, group: Group) -> dict[str, Any]:

@@ -68,30 +68,35 @@ def run(folder: Path) -> None:
     config, data = (Config.parse(yaml.safe_load(job[name])) for name in ("config", "data"))
     corpus = restrict(load_corpus(data), config)
     continued = (folder / RUN).exists()
+    # What is not trained needs no dev: there is no other model to choose it from.
+    asked = config.family == "causal_lm"
+    splits = () if asked else ("dev",)
     try:
-        outcome = train(config, folder / RUN, resume=True, corpus=corpus, splits=("dev",))
+        outcome = train(config, folder / RUN, resume=True, corpus=corpus, splits=splits)
     except RunError:
         if not continued:
             raise
         # Begun before the study was moved: its paths differ. What it is to become does not, so begin again.
         shutil.rmtree(folder / RUN)
         continued = False
-        outcome = train(config, folder / RUN, corpus=corpus, splits=("dev",))
+        outcome = train(config, folder / RUN, corpus=corpus, splits=splits)
     trained = Run.load(folder / RUN)
+    history = _nothing_drawn(config) if asked else _history(RunFolder(folder / RUN))
+    scores = _scores(trained, corpus, folder, test=job["test"], trained_on=not asked)
     result = {
-        **_history(RunFolder(folder / RUN)),
+        **history,
         "examples": {task: sum(task in e.labels for e in corpus.splits["train"]) for task in corpus.kinds},
-        "scores": _scores(trained, corpus, folder, test=job["test"]),
+        "scores": scores,
         "parameters": _parameters(trained),
-        "bytes": RunFolder(folder / RUN).weights.stat().st_size,
+        "bytes": trained.model.bytes if asked else RunFolder(folder / RUN).weights.stat().st_size,
         # An earlier life of this job, which was killed, trained a part of it for a time that nobody noted.
         "seconds": None if continued else round(outcome.seconds, 2),
         "peak_rss_gb": round(_peak_rss_gb(), 3),
-        **_timing(trained, corpus.splits["dev"]),
+        **(_usage(trained) if config.family != "heads" else _timing(trained, corpus.splits["dev"])),
         "threads": job["threads"],
     }
     write_atomically(folder / RESULT, json.dumps(result) + "\n")
-    if not job["keep"]:
+    if not job["keep"] and not asked:
         RunFolder(folder / RUN).weights.unlink()
 
 
@@ -106,6 +111,11 @@ def restrict(corpus: Corpus, config: Config) -> Corpus:
         splits[split] = [example for example in kept if example.labels]
     kinds = {task: corpus.kinds[task] for task in config.tasks}
     return replace(corpus, splits=splits, kinds=kinds)
+
+
+def _nothing_drawn(config: Config) -> dict[str, Any]:
+    """What a run that is not trained has instead of a history."""
+    return {"updates": 0, "drawn": dict.fromkeys(config.tasks, 0), "wordpieces": 0, "probes": [], "alarms": []}
 
 
 def _history(run: RunFolder) -> dict[str, Any]:
@@ -123,7 +133,7 @@ def _history(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _scores(trained: Run, corpus: Corpus, folder: Path, *, test: bool) -> dict[str, dict[str, float]]:
+def _scores(trained: Run, corpus: Corpus, folder: Path, *, test: bool, trained_on: bool) -> dict[str, dict[str, float]]:
     """{split: {task: its metric}}: dev, a sample of train and, once in the study, test with each example's part."""
     import numpy as np
     from safetensors.numpy import save_file
@@ -134,11 +144,15 @@ def _scores(trained: Run, corpus: Corpus, folder: Path, *, test: bool) -> dict[s
         split: evaluation.summarise(scores, trained.kinds)
         for split, scores in json.loads(trained.folder.metrics.read_text(encoding="utf-8")).items()
     }
-    sample = _sample(corpus.splits["train"], list(trained.kinds))
-    answers = trained.predictor.answer_labelled(sample)
-    found["train"] = evaluation.summarise(evaluation.score(sample, answers, trained.kinds), trained.kinds)
+    found = {"dev": {}, "train": {}} | found
+    if trained_on:
+        sample = _sample(corpus.splits["train"], list(trained.kinds))
+        answers = trained.predictor.answer_labelled(sample)
+        found["train"] = evaluation.summarise(evaluation.score(sample, answers, trained.kinds), trained.kinds)
     if test:
         examples = corpus.splits["test"]
+        usage = getattr(trained.predictor, "usage", {})
+        usage.update({task: type(spent)() for task, spent in usage.items()})  # what is reported is of test alone
         answers = trained.predictor.answer_labelled(examples)
         found["test"] = evaluation.summarise(evaluation.score(examples, answers, trained.kinds), trained.kinds)
         parts = {}
@@ -165,8 +179,20 @@ def _sample(examples: Sequence[Example], tasks: Sequence[str]) -> list[Example]:
 
 
 def _parameters(trained: Run) -> dict[str, Any]:
+    if trained.config.family != "heads":  # every task is answered by the whole model
+        return {"shared": trained.model.parameters, "tasks": dict.fromkeys(trained.kinds, 0)}
     heads = {task: sum(p.numel() for p in trained.model.heads[f"task_{task}"].parameters()) for task in trained.kinds}
     return {"shared": sum(p.numel() for p in trained.model.trunk.parameters()), "tasks": heads}
+
+
+def _usage(trained: Run) -> dict[str, Any]:
+    """What answering test took a model that writes: milliseconds of all tasks together, and each task's tokens."""
+    usage = {task: spent for task, spent in trained.predictor.usage.items() if spent.examples}
+    return {
+        "ms_per_text": round(sum(1000 * spent.seconds / spent.examples for spent in usage.values()), 3),
+        "texts": min((spent.examples for spent in usage.values()), default=0),
+        "usage": {task: spent.as_json() for task, spent in usage.items()},
+    }
 
 
 def _timing(trained: Run, examples: Sequence[Example]) -> dict[str, Any]:

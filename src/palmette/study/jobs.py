@@ -60,6 +60,7 @@ class Job:
         if self.start is not None:
             config["start"] = self.start.key
         config.pop("sources")
+        config.pop("families", None)  # of other runs
         read = self.data.model_dump(mode="json", exclude_defaults=True)
         for declared in read["tasks"].values():
             declared.pop("weight", None)  # of a loss: says nothing about what is read

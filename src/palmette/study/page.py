@@ -158,10 +158,12 @@ def _cost(study: Mapping[str, Any], ledger: Mapping[str, Any]) -> Section:
         + "; size, training time and wordpieces are summed over the models of a regime and averaged over seeds, of "
         "peak memory the largest is taken."
     )
+    writing = tables.usage(study)
     exhibits = (
         Exhibit(tables.cost_quality(study, ledger), (Plate(plots.cost_quality(study, ledger), note),)),
         Exhibit(tables.ledger(study, ledger)),
         Exhibit(tables.parameters(study, ledger)),
+        *([Exhibit(writing)] if writing is not None else []),
     )
     return Section("cost", "What it costs", lead, exhibits)
 

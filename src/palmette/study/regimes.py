@@ -17,6 +17,9 @@ FINE_TUNING: Search = {"training.learning_rate": (2e-5, 5e-4)}
 FEATURES: Search = {"training.head_learning_rate": (3e-4, 1e-2)}
 
 
+_SHOTS = 4  # of few_shot, where the configuration does not say
+
+
 @dataclass(frozen=True)
 class ModelPlan:
     """One model that a regime trains, for each seed.
@@ -26,6 +29,7 @@ class ModelPlan:
         config: of its training, before tuning; the seed comes later.
         search: the settings that its trials vary; empty: none is tuned.
         start: the model whose trunk it starts from.
+        seeded: its answers depend on the seed; else one run stands for every seed.
         keep: its weights stay on disk: someone may want to ship it, or another model starts from it.
     """
 
@@ -33,6 +37,7 @@ class ModelPlan:
     config: Config
     search: Search = field(default_factory=dict)
     start: ModelPlan | None = None
+    seeded: bool = True
     keep: bool = False
 
     @property
@@ -146,10 +151,25 @@ def sequential(setting: Setting) -> list[ModelPlan]:
     ]
 
 
-# Families that join later (text2text, zero_shot, few_shot, lora) add theirs here.
+def zero_shot(setting: Setting) -> list[ModelPlan]:
+    """A language model is asked, by instruction alone; nothing is trained."""
+    return [ModelPlan(setting.tasks, setting.config.in_family("causal_lm", prompting={"shots": 0}), seeded=False)]
+
+
+def few_shot(setting: Setting) -> list[ModelPlan]:
+    """A language model is asked, with some training examples in the prompt, chosen anew for each seed."""
+    config = setting.config.in_family("causal_lm")
+    if config.prompting.shots == 0:
+        config = adjusted(config, {"prompting.shots": _SHOTS})
+    return [ModelPlan(setting.tasks, config, seeded=config.prompting.selection != "nearest")]
+
+
+# Families that join later (text2text, lora) add theirs here.
 REGIMES: dict[str, Callable[[Setting], list[ModelPlan]]] = {
     "single_task": single_task,
     "multi_task": multi_task,
     "frozen": frozen,
     "sequential": sequential,
+    "zero_shot": zero_shot,
+    "few_shot": few_shot,
 }

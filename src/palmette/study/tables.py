@@ -194,6 +194,27 @@ def ledger(study: Mapping[str, Any], measured: Mapping[str, Any]) -> Table:
     return _one("Cost of answering all tasks", columns, rows)
 
 
+def usage(study: Mapping[str, Any]) -> Table | None:
+    """What models that write spent on each example of test; None where there is none."""
+    columns = ("task", "unparseable", "truncated", "prompt tokens", "written tokens", "ms")
+    groups = []
+    for regime, found in study["regimes"].items():
+        rows = [
+            (
+                task,
+                Cell(f"{100 * spent['unparseable']:.1f} %", "strong"),
+                f"{100 * spent['truncated']:.1f} %",
+                wording.number(spent["prompt_tokens"], 0),
+                wording.number(spent["written_tokens"], 1),
+                wording.number(spent["ms"], 0),
+            )
+            for task, spent in found.get("usage", {}).items()
+        ]
+        if rows:
+            groups.append((regime_label(regime), tuple(rows)))
+    return Table("Models that write: an example of test", columns, tuple(groups)) if groups else None
+
+
 def parameters(study: Mapping[str, Any], measured: Mapping[str, Any]) -> Table:
     """How many parameters are each task's own."""
     tasks = list(study["tasks"])

@@ -98,6 +98,13 @@ class WritingPredictor(AnyPredictor):
                 answers[number][task] = prediction
         return [{task: found[task] for task in tasks} for found, tasks in zip(answers, wanted, strict=True)]
 
+    def render(self, example: Example, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
+        """Predictions as JSON; the confidence of what was written is null."""
+        rendered = super().render(example, predictions)
+        for found in rendered["tasks"].values():
+            _without_nan(found)
+        return rendered
+
     def _answer(self, task: str, examples: Sequence[Example]) -> list[Prediction]:
         kind = self.kinds[task]
         if self.scorer is not None and kind.labels and kind.next_pieces((), examples[0]) == kind.labels:
@@ -156,6 +163,13 @@ def _constraint(kind: AnyKind, example: Example) -> NextPieces | None:
     if kind.next_pieces((), example) is None:
         return None
     return lambda written: kind.next_pieces(written, example)
+
+
+def _without_nan(found: dict[str, Any]) -> None:
+    for part in (found, *found.get("spans", ())):
+        confidence = part.get("confidence")
+        if any(math.isnan(value) for value in (confidence if isinstance(confidence, list) else [confidence or 0.0])):
+            part["confidence"] = None
 
 
 def _no_confidence(label: Any) -> float | tuple[float, ...]:

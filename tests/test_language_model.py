@@ -1,0 +1,251 @@
+"""A language model that is asked: likelihoods, greedy answers, shared prefixes, prompts, shots, runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import palmette
+from fakes import tiny_corpora, tiny_language_model
+from palmette.config import Config, TaskConfig
+from palmette.corpus import load_corpus
+from palmette.errors import ConfigError, RunError
+from palmette.kinds import find_kind
+from palmette.types import Example, Text
+from palmette.writing.language_model import LanguageModel
+from palmette.writing.predictor import WritingPredictor
+from palmette.writing.prompts import Prompt, Prompter, choose_shots
+from palmette.writing.writer import Likelihoods, Message, Request, Written
+
+
+def prompt(*turns: str) -> Prompt:
+    roles = ("user", "assistant")
+    made: list[Message] = [
+        {"role": roles[number % 2], "content": turn}  # type: ignore[typeddict-item]
+        for number, turn in enumerate(turns)
+    ]
+    return tuple(made)
+
+
+PROMPTS = [prompt("Is it good?", "yes", text) for text in ("a film", "a rather long film about cats", "b", "a dog")]
+CHOICES = ("positive", "negative", "NOUN", "it is not so")
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "chat"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return LanguageModel.load(str(tiny_language_model(tmp_path_factory.mktemp("lm"), chat=request.param)))
+
+
+def slow_likelihood(model: LanguageModel, asked: Prompt, choice: str) -> float:
+    """One prompt and one answer at a time, without any cache."""
+    ids, answer = model.render(asked), model._answer_ids(choice)
+    with torch.inference_mode():
+        logits = model.model(torch.tensor([ids + answer])).logits[0].double().log_softmax(-1)
+    return float(sum(logits[len(ids) - 1 + place, token] for place, token in enumerate(answer)))
+
+
+def test_likelihoods_are_those_of_one_prompt_and_answer_at_a_time(model: LanguageModel) -> None:
+    found = model.likelihoods(PROMPTS, CHOICES)
+    expected = [[slow_likelihood(model, asked, choice) for choice in CHOICES] for asked in PROMPTS]
+    np.testing.assert_allclose([one.values for one in found], expected, atol=1e-4)
+    assert [one.prompt_tokens for one in found] == [len(model.render(asked)) for asked in PROMPTS]
+
+
+def test_answers_do_not_depend_on_batches_or_prefixes(model: LanguageModel) -> None:
+    requests = [Request(asked, longest=12) for asked in PROMPTS]
+    together = model.write(requests)
+    model.prefix = False
+    try:
+        alone = [model.write([request])[0] for request in requests]
+    finally:
+        model.prefix = True
+    assert [one.text for one in together] == [one.text for one in alone]
+    assert all(one.written_tokens <= 12 for one in together)
+
+
+def test_an_answer_obeys_its_constraint(model: LanguageModel) -> None:
+    kind = find_kind("sequence_labeling")("pos", TaskConfig(kind="sequence_labeling"), {"labels": ["NOUN", "VERB"]})
+    examples = [Example(Text(("a", "cat", "sat")), {}), Example(Text(("dogs",)), {})]
+    requests = [
+        Request(prompt(kind.source_text(e)), longest=60, next_pieces=lambda done, e=e: kind.next_pieces(done, e))  # type: ignore[misc]
+        for e in examples
+    ]
+    for example, written in zip(examples, model.write(requests), strict=True):
+        assert kind.read_text(written.text, example)[1], written
+        assert not written.truncated
+
+
+def test_a_prompt_that_does_not_fit_keeps_its_beginning_and_end_and_is_counted(tmp_path: Path) -> None:
+    model = LanguageModel.load(str(tiny_language_model(tmp_path, positions=128)))
+    (found,) = model.likelihoods([prompt("x" * 500 + " end?")], CHOICES)
+    assert found.truncated
+    assert found.prompt_tokens < 128
+    (written,) = model.write([Request(prompt("y" * 500), longest=8)])
+    assert written.truncated
+
+
+def test_a_model_that_is_not_there_is_an_error_and_no_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trunk\.name: .*no causal language model can be loaded"):
+        LanguageModel.load(str(tmp_path))
+    with pytest.raises(ConfigError, match="no chat template"):
+        LanguageModel.load(str(tiny_language_model(tmp_path / "lm")), chat=True)
+
+
+def no_shots(_: str, __: Example) -> tuple[Example, ...]:
+    return ()
+
+
+class Parrot:
+    """Answers by rote, and says which label it likes."""
+
+    def __init__(self, answers: dict[str, str], liking: dict[str, float]) -> None:
+        self.answers = answers
+        self.liking = liking
+        self.asked: list[Prompt] = []
+
+    def write(self, requests: Any) -> list[Written]:
+        self.asked += [request.prompt for request in requests]
+        texts = [self.answers.get(request.prompt[-1]["content"].split("\n")[-1], "?") for request in requests]
+        return [Written(text, 10, 2) for text in texts]
+
+    def likelihoods(self, prompts: Any, choices: Any) -> list[Likelihoods]:
+        self.asked += prompts
+        found = []
+        for asked in prompts:
+            neutral = "N/A" in asked[-1]["content"]
+            liked = [self.liking[c] + (0 if neutral else asked[-1]["content"].count(c)) for c in choices]
+            found.append(Likelihoods(np.array(liked, dtype=np.float64), 10, 1))
+        return found
+
+
+def asking(kinds: Any, parrot: Parrot, **options: Any) -> WritingPredictor:
+    prompter = Prompter(kinds, {}, no_shots)
+    return WritingPredictor(kinds, lambda raw: Text(tuple(raw.split()), raw=raw), parrot, prompter.prompt, **options)
+
+
+def kinds_of(**labels: list[str]) -> Any:
+    kind = find_kind("text_classification")
+    return {
+        task: kind(task, TaskConfig(kind="text_classification"), {"labels": sorted(found)})
+        for task, found in labels.items()
+    }
+
+
+def test_unreadable_answers_are_counted_and_never_right() -> None:
+    parrot = Parrot({"a film": "good.", "a dog": "I cannot say"}, {})
+    predictor = asking(kinds_of(tone=["good", "bad"]), parrot)
+    examples = [Example(Text(("a", "film")), {"tone": "good"}), Example(Text(("a", "dog")), {"tone": "bad"})]
+    answers = predictor.answer_labelled(examples)
+    assert [a["tone"].readable for a in answers] == [True, False]
+    from palmette.evaluation import score
+
+    found = score(examples, answers, predictor.kinds)["tone"]
+    assert (found["accuracy"], found["unparseable"]) == (0.5, 0.5)
+    usage = predictor.usage["tone"]
+    assert (usage.examples, usage.unparseable, usage.prompt_tokens, usage.written_tokens) == (2, 1, 20, 4)
+
+
+def test_calibration_takes_out_what_the_model_says_to_nothing() -> None:
+    parrot = Parrot({}, {"good": 5.0, "bad": 0.0})
+    kinds = kinds_of(tone=["good", "bad"])
+    text = Example(Text(("so", "bad")), {})
+    plain = asking(kinds, parrot, scorer=parrot).answer([text])[0]["tone"]
+    calibrated = asking(kinds, parrot, scorer=parrot, calibrated=True).answer([text])[0]["tone"]
+    assert (plain.label, calibrated.label) == ("good", "bad")
+    assert calibrated.confidence == pytest.approx(np.e / (1 + np.e))
+
+
+def declared(folder: Path, **changes: Any) -> dict[str, Any]:
+    tasks = {"tone": {"kind": "text_classification"}, "pos": {"kind": "sequence_labeling"}}
+    source = tiny_corpora(folder / "data", examples=12)[0]
+    source["labels"] = {"tone": "tone", "pos": "pos"}
+    return {
+        "family": "causal_lm",
+        "trunk": {"name": str(tiny_language_model(folder / "lm", chat=True))},
+        "tasks": tasks,
+        "sources": [source],
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("selection", ["random", "balanced"])
+def test_shots_are_turns_from_train_and_the_same_each_time(tmp_path: Path, selection: str) -> None:
+    config = Config.parse(declared(tmp_path, prompting={"shots": 4, "selection": selection}))
+    corpus = load_corpus(config)
+    choose = choose_shots(config, corpus.kinds, corpus.splits["train"], None)
+    asked = corpus.splits["test"][0]
+    shots = choose("tone", asked)
+    assert shots == choose_shots(config, corpus.kinds, corpus.splits["train"], None)("tone", asked)
+    assert all(shot in corpus.splits["train"] for shot in shots)
+    if selection == "balanced":
+        assert sorted(str(shot.labels["tone"]) for shot in shots) == ["down", "down", "up", "up"]
+    made = Prompter(corpus.kinds, {}, choose).prompt("tone", asked)
+    assert [turn["role"] for turn in made] == ["user", "assistant"] * 4 + ["user"]
+    assert made[1]["content"] in {"up", "down"}
+    assert made[0]["content"].startswith("Classify the text as one of: down, up.")
+    assert made[-1]["content"] == asked.text.string
+
+
+def test_the_nearest_shots_are_shown_last_and_are_never_the_example(tmp_path: Path) -> None:
+    config = Config.parse(declared(tmp_path, prompting={"shots": 3, "selection": "nearest"}))
+    corpus = load_corpus(config)
+    train = corpus.splits["train"]
+
+    def embed(examples: Any) -> Any:
+        vectors = np.array([[len(e.text.words), 10.0] for e in examples], dtype=np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    shots = choose_shots(config, corpus.kinds, train, embed)("tone", train[0])
+    assert train[0] not in shots
+    gaps = [abs(len(shot.text.words) - len(train[0].text.words)) for shot in shots]
+    assert gaps == sorted(gaps, reverse=True)
+
+
+def test_too_many_shots_are_refused(tmp_path: Path) -> None:
+    config = Config.parse(declared(tmp_path, prompting={"shots": 99}))
+    corpus = load_corpus(config)
+    with pytest.raises(ConfigError, match=r"prompting\.shots: 99 shots, but \w+ has 12 training examples"):
+        choose_shots(config, corpus.kinds, corpus.splits["train"], None)
+
+
+def test_a_user_may_say_it_otherwise(tmp_path: Path) -> None:
+    prompts = {"tone": {"instruction": "Up or down?", "input": "Review: {text}"}}
+    config = Config.parse(declared(tmp_path, prompting={"prompts": prompts}))
+    corpus = load_corpus(config)
+    prompter = Prompter(corpus.kinds, config.prompting.prompts, no_shots)
+    (turn,) = prompter.prompt("tone", Example(Text(("a", "film")), {}))
+    assert turn["content"] == "Up or down?\n\nReview: a film"
+
+
+def test_a_run_is_asked_saved_loaded_and_answers_the_same(tmp_path: Path) -> None:
+    data = declared(tmp_path, prompting={"shots": 2})
+    run = palmette.train(data, tmp_path / "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test"]["pos"]["unparseable"] == 0, "tags are constrained"
+    assert 0 <= metrics["test"]["tone"]["accuracy"] <= 1
+    again = palmette.load(tmp_path / "run")
+    assert again.predict("a good film")["tasks"]["pos"]["confidence"] is None, "what is written has none"
+    assert again.predict("a good film") == run.predict("a good film")
+    scores = run.evaluate("test")["tasks"]
+    assert scores["tone"] == metrics["test"]["tone"]
+    asked = json.loads((tmp_path / "run" / "prompted.json").read_text())
+    assert asked["usage"]["test"]["tone"]["examples"] == 12
+    assert asked["usage"]["test"]["tone"]["prompt_tokens"] > 12
+    with pytest.raises(RunError, match="already holds a run"):
+        palmette.train(data, tmp_path / "run")
+
+
+def test_what_cannot_be_done_with_it_is_said(tmp_path: Path) -> None:
+    run = palmette.train(declared(tmp_path), tmp_path / "run")
+    with pytest.raises(RunError, match="cannot be explained"):
+        run.predict("a good film", explain=True)
+    with pytest.raises(palmette.PalmetteError, match="causal_lm"):
+        palmette.export(tmp_path / "run", tmp_path / "bundle")
+    bad = declared(tmp_path, prompting={"prompts": {"tone": {"input": "{words}"}}})
+    with pytest.raises(ConfigError, match=r"prompting\.prompts\.tone\.input: .*'words'"):
+        palmette.train(bad, tmp_path / "other")
