@@ -22,12 +22,16 @@ import pytest
 from hypothesis import strategies as st
 
 from endpoint import Endpoint, Reply, served
-from palmette.config import EndpointConfig
+from palmette.config import EndpointConfig, TaskConfig
 from palmette.errors import BudgetError, ConfigError, PalmetteError, RunError
+from palmette.kinds import find_kind
+from palmette.types import Example, Text
 from palmette.writing.ledger import Ledger
+from palmette.writing.predictor import WritingPredictor
+from palmette.writing.prompts import Prompter
 from palmette.writing.remote import RemoteWriter
 from palmette.writing.wire import prompt_bound, read_usage, retry_after, server_message
-from palmette.writing.writer import Request, Written
+from palmette.writing.writer import Request, Writer, Written
 
 KEY = "sk-thekey/0123456789-that-nobody-may-see"
 
@@ -143,6 +147,20 @@ def test_calls_from_several_threads_share_the_limits(endpoint: Endpoint, make: M
     assert found == {number: [f"{number} {text}" for text in range(4)] for number in range(4)}
     assert endpoint.most <= 2
     assert writer.spent() == endpoint.given
+
+
+def test_a_task_is_answered_and_what_cannot_be_read_is_counted(endpoint: Endpoint, make: Make) -> None:
+    found = find_kind("text_classification")
+    kind = found("mood", TaskConfig(kind="text_classification"), found.fit(["good", "bad"]))
+    prompter = Prompter({"mood": kind}, {}, lambda *_: ())
+    endpoint.otherwise = lambda asked: Reply(text="Bad." if "rain" in str(asked) else "who knows")
+    writer: Writer = make()
+    predictor = WritingPredictor({"mood": kind}, lambda raw: Text(tuple(raw.split())), writer, prompter.prompt)
+    answers = predictor.answer_each([Example(Text(("rain",)), {}), Example(Text(("fog",)), {})], [["mood"], ["mood"]])
+    assert answers[0]["mood"].label == "bad"
+    assert [answer["mood"].readable for answer in answers] == [True, False]
+    assert predictor.usage["mood"].unparseable == 1
+    assert predictor.usage["mood"].prompt_tokens + predictor.usage["mood"].written_tokens == endpoint.given
 
 
 # Failures that pass
@@ -344,15 +362,37 @@ def test_what_others_did_not_need_can_be_spent(endpoint: Endpoint, make: Make) -
 
 
 def test_the_budget_holds_across_processes_that_share_a_cache(endpoint: Endpoint, make: Make, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"cache": str(tmp_path / "answers.sqlite"), "token_budget": 400}
+    settings: dict[str, Any] = {"cache": str(tmp_path / "answers.sqlite"), "token_budget": 260}
     first = make(**settings)
-    with pytest.raises(BudgetError, match=r"endpoint\.token_budget: \d+ of 400 tokens are spent.*are kept in"):
+    with pytest.raises(BudgetError, match=r"endpoint\.token_budget: \d+ of 260 tokens are spent.*are kept in"):
         first.write([ask(f"{number}", longest=50) for number in range(100)])
     second = make(**settings)
     assert second.spent() == first.spent() == endpoint.given
     with pytest.raises(BudgetError):
         second.write([ask("something else", longest=50)])
     assert make(**settings, model="another").spent() == 0
+
+
+def test_the_budget_holds_for_writers_that_share_a_cache_at_the_same_time(
+    endpoint: Endpoint, make: Make, tmp_path: Path
+) -> None:
+    endpoint.otherwise = lambda _: Reply(seconds=0.01, text="x" * 50)
+    writers = [make(cache=str(tmp_path / "answers.sqlite"), token_budget=1000, concurrency=3) for _ in range(3)]
+    stopped: list[int] = []
+
+    def spend(number: int) -> None:
+        try:
+            writers[number].write([ask(f"{number} {text}", longest=40) for text in range(20)])
+        except BudgetError:
+            stopped.append(number)
+
+    threads = [threading.Thread(target=spend, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(stopped) == [0, 1, 2]
+    assert 1000 - (prompt_bound(ask("0 00").prompt) + 40) * 3 < endpoint.given == writers[0].spent() <= 1000
 
 
 def test_a_server_that_counts_more_than_can_be_is_believed(endpoint: Endpoint, make: Make) -> None:

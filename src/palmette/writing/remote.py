@@ -49,12 +49,12 @@ _LONGEST_WAIT = 300.0  # seconds that a server may ask for; whoever waits longer
 _LONGEST_BACKOFF = 60.0
 _LARGEST_BODY = 16 * 2**20  # bytes; a longer answer is no answer
 _ADVICE = {
-    400: "the server does not take the request: is the prompt too long, or a setting unknown to endpoint.model?",
-    401: "is the key in the environment variable {variable} (endpoint.key_variable) right?",
+    400: "check that the prompt is not too long, and that endpoint.model takes max_tokens and temperature 0",
+    401: "check the key in the environment variable {variable} (endpoint.key_variable)",
     402: "the account has to be paid for",
-    403: "may the key in the environment variable {variable} (endpoint.key_variable) use endpoint.model?",
-    404: "are endpoint.base_url and endpoint.model right?",
-    413: "the prompt is too long: show fewer shots",
+    403: "check that the key in the environment variable {variable} (endpoint.key_variable) may use endpoint.model",
+    404: "check endpoint.base_url and endpoint.model",
+    413: "show fewer shots: the prompt is too long",
     429: "lower endpoint.requests_per_minute or endpoint.concurrency",
 }
 
@@ -227,7 +227,7 @@ class RemoteWriter:
         if failure is not None:
             kept = f"are kept in {self.ledger.path}" if self.ledger.path is not None else "are lost with this process"
             kept += "" if self.ledger.path is not None else ": set endpoint.cache to keep them"
-            raise type(failure)(f"{failure}. {len(found):,} of {len(requests):,} texts are answered; answers {kept}")
+            raise type(failure)(f"{failure}; {len(found):,} of {len(requests):,} texts are answered; answers {kept}")
         return found
 
     def _payload(self, request: Request) -> str:
