@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from endpoint import Reply, served
 from fakes import WORDS, tiny_config, tiny_language_model, tiny_trunk, write_jsonl
 from palmette.config import Config
 from palmette.errors import ConfigError, RunError
@@ -561,3 +562,32 @@ def test_settings_of_another_family_are_checked_with_the_rest(tmp_path: Path) ->
         Config.parse(data | {"families": {"causal_lm": {"prompting": {"shots": -1}}}})
     with pytest.raises(ConfigError, match=r"families\.text2text: .*prompting: goes with family: causal_lm"):
         Config.parse(data | {"families": {"text2text": {"prompting": {"shots": 1}}}})
+
+
+def test_a_remote_model_stands_in_the_study_with_its_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "secret")
+    with served() as endpoint:
+        endpoint.otherwise = lambda _: Reply(text="up")
+        asked = {
+            "endpoint": {
+                "base_url": endpoint.url,
+                "model": "parrot",
+                "key_variable": "SOME_KEY",
+                "token_budget": 1_000_000,
+                "cache": str(tmp_path / "answers.sqlite"),
+                "input_price": 1.0,
+                "output_price": 2.0,
+            }
+        }
+        config = small(tmp_path, ("pos", "tone"), epochs=1, examples=10)
+        config = Config.parse(config.model_dump(mode="json", exclude_none=True) | {"families": {"causal_lm": asked}})
+        plan = Plan.make(config, regimes=["zero_shot"], seeds=2, trials=1)
+        study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    usage = study["regimes"]["zero_shot"]["usage"]
+    assert usage["pos"]["unparseable"] == 1, "nothing constrains a remote model"
+    assert usage["tone"]["unparseable"] == 0
+    tokens = 1.0 * usage["tone"]["prompt_tokens"] + 2.0 * usage["tone"]["written_tokens"]
+    assert usage["tone"]["money_per_thousand"] == pytest.approx(1000 * tokens / 1e6)
+    assert study["scores"]["pos"]["zero_shot"]["mean"] == 0
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(b"secret" in content for content in written)

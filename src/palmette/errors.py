@@ -22,6 +22,10 @@ class RunError(PalmetteError):
     """A run folder is missing something, or does not fit what is asked of it."""
 
 
+class BudgetError(RunError):
+    """What is asked for would cost more than may be spent."""
+
+
 class BundleError(PalmetteError):
     """A bundle is damaged, was changed, is not one, or cannot be made."""
 

@@ -225,6 +225,8 @@ def _usage(done: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         examples = sum(one["examples"] for one in spent)
         shares = ("unparseable", "truncated", "prompt_tokens", "written_tokens")
         found[task] = {name: sum(one[name] for one in spent) / examples for name in shares}
+        if all("money" in one for one in spent):
+            found[task]["money_per_thousand"] = 1000 * sum(one["money"] for one in spent) / examples
         found[task]["ms"] = 1000 * sum(one["seconds"] for one in spent) / examples
     return found
 

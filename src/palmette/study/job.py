@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from palmette.corpus import Corpus
     from palmette.run import Run
     from palmette.types import Example
+    from palmette.writing.predictor import Usage
 
 RUN, JOB, RESULT, ERROR, PARTS = "run", "job.json", "result.json", "error.txt", "parts.safetensors"
 _TRAIN_SAMPLE = 1000  # training examples that the gap between train and dev is measured on
@@ -88,7 +89,7 @@ def run(folder: Path) -> None:
         "examples": {task: sum(task in e.labels for e in corpus.splits["train"]) for task in corpus.kinds},
         "scores": scores,
         "parameters": _parameters(trained),
-        "bytes": trained.model.bytes if asked else RunFolder(folder / RUN).weights.stat().st_size,
+        "bytes": _bytes(trained) if asked else RunFolder(folder / RUN).weights.stat().st_size,
         # An earlier life of this job, which was killed, trained a part of it for a time that nobody noted.
         "seconds": None if continued else round(outcome.seconds, 2),
         "peak_rss_gb": round(_peak_rss_gb(), 3),
@@ -180,9 +181,22 @@ def _sample(examples: Sequence[Example], tasks: Sequence[str]) -> list[Example]:
 
 def _parameters(trained: Run) -> dict[str, Any]:
     if trained.config.family != "heads":  # every task is answered by the whole model
-        return {"shared": trained.model.parameters, "tasks": dict.fromkeys(trained.kinds, 0)}
+        own = 0 if trained.config.endpoint is not None else trained.model.parameters  # of a remote one nobody says
+        return {"shared": own, "tasks": dict.fromkeys(trained.kinds, 0)}
     heads = {task: sum(p.numel() for p in trained.model.heads[f"task_{task}"].parameters()) for task in trained.kinds}
     return {"shared": sum(p.numel() for p in trained.model.trunk.parameters()), "tasks": heads}
+
+
+def _money(config: Config, spent: Usage) -> dict[str, float]:
+    """What a remote model's answers cost, if its prices are known; answers out of the cache cost what they once did."""
+    remote = config.endpoint
+    if remote is None or remote.input_price is None or remote.output_price is None:
+        return {}
+    return {"money": (spent.prompt_tokens * remote.input_price + spent.written_tokens * remote.output_price) / 1e6}
+
+
+def _bytes(trained: Run) -> int:
+    return 0 if trained.config.endpoint is not None else int(trained.model.bytes)
 
 
 def _usage(trained: Run) -> dict[str, Any]:
@@ -191,7 +205,7 @@ def _usage(trained: Run) -> dict[str, Any]:
     return {
         "ms_per_text": round(sum(1000 * spent.seconds / spent.examples for spent in usage.values()), 3),
         "texts": min((spent.examples for spent in usage.values()), default=0),
-        "usage": {task: spent.as_json() for task, spent in usage.items()},
+        "usage": {task: spent.as_json() | _money(trained.config, spent) for task, spent in usage.items()},
     }
 
 

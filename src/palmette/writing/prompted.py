@@ -53,6 +53,11 @@ def open_predictor(config: Config, kinds: Mapping[str, AnyKind], train: Sequence
 
 
 def _writer(config: Config) -> tuple[Writer, Scorer | None]:
+    """The model, and itself again if it gives likelihoods."""
+    if config.endpoint is not None:
+        from palmette.writing.remote import RemoteWriter
+
+        return RemoteWriter(config.endpoint), None
     from palmette.writing.language_model import LanguageModel
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -107,10 +112,11 @@ def ask(
         {split: scores}.
     """
     predictor = open_predictor(config, corpus.kinds, corpus.splits["train"])
+    name = config.trunk.name if config.endpoint is None else config.endpoint.model
     write(
         {
             "event": "asking",
-            "model": config.trunk.name,
+            "model": name,
             "shots": config.prompting.shots,
             "threads": torch.get_num_threads(),
         }
@@ -131,7 +137,7 @@ def ask(
         seconds = round(time.perf_counter() - started, 1)
         write({"event": "answered", "split": split, "seconds": seconds, "usage": usage[split], split: scores[split]})
     checkpoint.write_atomically(folder.metrics, json.dumps(scores, indent=2) + "\n")
-    content = {"model": config.trunk.name, "prompting": config.prompting.model_dump(mode="json"), "usage": usage}
+    content = {"model": name, "prompting": config.prompting.model_dump(mode="json"), "usage": usage}
     checkpoint.write_atomically(folder.prompted, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return scores
 
