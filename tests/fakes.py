@@ -248,3 +248,40 @@ def tiny_config(
             **training,
         },
     }
+
+
+# Everything but what heads predict, which has a source of its own below.
+TEXT_TASKS: dict[str, dict[str, Any]] = {**ALL_TASKS, "summary": {"kind": "generation"}}
+
+
+def tiny_text_config(
+    folder: Path, *, model: str = "t5", examples: int = 24, long: int = 0, **training: Any
+) -> dict[str, Any]:
+    """A configuration of family text2text over all kinds, with a tiny model of random weights."""
+    made = {"t5": tiny_t5, "bart": tiny_bart, "warm start": tiny_trunk}[model]
+    sources = tiny_corpora(folder / "data", examples=examples, long=long)
+    summaries = {}
+    for split in ("train", "dev", "test"):
+        lines = [
+            {"text": f"{word} sat {split} {number}", "summary": [f"the {word}", word]}
+            for number, word in zip(range(examples), WORDS, strict=False)
+        ]
+        summaries[split] = write_jsonl(folder / "data" / f"summary-{split}.jsonl", lines)
+    sources.append(
+        {"format": "jsonl", "name": "summaries", **summaries, "text": "text", "labels": {"summary": "summary"}}
+    )
+    return {
+        "family": "text2text",
+        "trunk": {"name": str(made(folder / "model"))},
+        "tasks": TEXT_TASKS,
+        "sources": sources,
+        "training": {
+            "epochs": 2,
+            "batch_tokens": 1024,
+            "learning_rate": 1e-3,
+            "head_learning_rate": 1e-3,
+            "precision": "fp32",
+            "checkpoint_updates": 3,
+            **training,
+        },
+    }

@@ -127,6 +127,24 @@ def test_targets_begin_and_end_as_the_model_wants(tmp_path: Path) -> None:
         assert tokens.text(ids[len(tokens.lead) :]) == "good film"
 
 
+def test_what_is_written_depends_on_the_input_and_on_what_was_written_before(loaded: tuple[Seq2Seq, Tokens]) -> None:
+    """And not on what comes later, which training shows the decoder, or on padding."""
+    model, tokens = loaded
+    (source, _), (other, _) = tokens.sources(["a cat sat", "a dog sat"])
+    target, later = [tokens.targets([text])[0][0] for text in ("good film", "good mat")]
+
+    def scores(read: list[int], given: list[int], padding: int = 0) -> torch.Tensor:
+        mask = torch.tensor([[1] * len(read) + [0] * padding])
+        with torch.inference_mode():
+            return model(torch.tensor([[*read, *[tokens.pad] * padding]]), mask, torch.tensor([given]))[0]
+
+    same = next(place for place, (one, two) in enumerate(zip(target, later, strict=False)) if one != two)
+    torch.testing.assert_close(scores(source, target)[:same], scores(source, later)[:same])
+    assert not torch.allclose(scores(source, target)[same], scores(source, later)[same])
+    assert not torch.allclose(scores(source, target)[0], scores(other, target)[0])
+    torch.testing.assert_close(scores(source, target, padding=5), scores(source, target), rtol=1e-4, atol=1e-5)
+
+
 def test_saved_and_loaded(loaded: tuple[Seq2Seq, Tokens], tmp_path: Path) -> None:
     model, tokens = loaded
     seq2seq.save_architecture(model, tokens, tmp_path)

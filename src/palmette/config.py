@@ -245,6 +245,12 @@ class TrainingConfig(Settings):
         "auto", description="auto measures which of fp32 and bf16 this hardware runs faster."
     )
     evaluations_per_epoch: int = Field(1, ge=1, description="How often dev is measured and a candidate is kept.")
+    dev_examples: int | None = Field(
+        None,
+        ge=1,
+        description="Measure at most this many dev examples of each task during training, spread evenly: models that "
+        "write are slow. The selected model is measured on all of them. Default: all.",
+    )
     checkpoint_updates: int = Field(200, ge=1, description="Updates between checkpoints that --resume starts from.")
     select: str = Field(
         "mean_relative",
@@ -458,6 +464,8 @@ class Config(Settings):
             default = Config.model_fields[setting].get_default(call_default_factory=True)
             if self.family not in families and getattr(self, setting) != default:
                 raise _located((setting,), f"goes with family: {' or '.join(families)}")
+        if self.training.probes and self.family != "heads":
+            raise _located(("training", "probes"), "goes with family: heads")
         if self.lora is not None and self.endpoint is not None:
             raise _located(("lora",), "a remote model cannot be trained")
         for task in sorted(self.prompting.prompts.keys() - self.tasks.keys()):

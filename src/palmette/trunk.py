@@ -219,6 +219,8 @@ def _run_encoder(config: TrunkConfig) -> tuple[TextEncoder, dict[str, Any]]:
         raise ConfigError(f"trunk: {folder} is a run that has not finished: palmette train … --out {folder} --resume")
     try:
         described = json.loads((folder / "trunk.json").read_text(encoding="utf-8"))
+        if "encoder" not in described:
+            raise ConfigError(f"trunk: {folder} is the run of a model that writes; a trunk is an encoder")
         settings = _settings(described)
         tokenizer = read_tokenizer(folder / "tokenizer.json")
         layers, casing, longest = settings.num_hidden_layers, described["casing"], described["max_length"]

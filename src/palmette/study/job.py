@@ -165,8 +165,14 @@ def _sample(examples: Sequence[Example], tasks: Sequence[str]) -> list[Example]:
 
 
 def _parameters(trained: Run) -> dict[str, Any]:
-    heads = {task: sum(p.numel() for p in trained.model.heads[f"task_{task}"].parameters()) for task in trained.kinds}
-    return {"shared": sum(p.numel() for p in trained.model.trunk.parameters()), "tasks": heads}
+    from palmette.model import Model
+
+    everything = sum(parameter.numel() for parameter in trained.model.parameters())
+    heads = dict.fromkeys(trained.kinds, 0)  # a model that writes has none
+    if isinstance(trained.model, Model):
+        modules = trained.model.heads
+        heads = {task: sum(p.numel() for p in modules[f"task_{task}"].parameters()) for task in trained.kinds}
+    return {"shared": everything - sum(heads.values()), "tasks": heads}
 
 
 def _timing(trained: Run, examples: Sequence[Example]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from palmette.kinds import AnyKind
 from palmette.kinds.base import softmax
+from palmette.kinds.sequence_labeling import SequenceLabeling
 from palmette.predictor import AnyPredictor
 from palmette.types import Example, Prediction, Text
 from palmette.writing.prompts import CONTENT_FREE, Prompt
@@ -80,8 +81,25 @@ class WritingPredictor(AnyPredictor):
         self.longest = longest
         self.scorer = scorer
         self.calibrated = calibrated
-        self.usage: dict[str, Usage] = {task: Usage() for task in kinds}
+        self.forget_usage()
         self._biases: dict[str, Any] = {}
+
+    def forget_usage(self) -> None:
+        """Count anew."""
+        self.usage: dict[str, Usage] = {task: Usage() for task in self.kinds}
+
+    def usage_json(self) -> dict[str, dict[str, float]]:
+        """What each task that was asked has cost."""
+        return {task: usage.as_json() for task, usage in self.usage.items() if usage.examples}
+
+    def render(self, example: Example, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
+        """Predictions as JSON, which has no NaN: what is written without a probability has no `confidence`."""
+        rendered = super().render(example, predictions)
+        for found in rendered["tasks"].values():
+            for part in (found, *found.get("spans", ())):
+                if not np.isfinite(part.get("confidence", 0.0)).all():
+                    del part["confidence"]
+        return rendered
 
     def _run(self, examples: Sequence[Example], wanted: Sequence[Sequence[str]]) -> list[dict[str, Prediction]]:
         answers: list[dict[str, Prediction]] = [{} for _ in examples]
@@ -114,7 +132,7 @@ class WritingPredictor(AnyPredictor):
         for example, written in zip(examples, self.writer.write(requests), strict=True):
             self._count(task, written.prompt_tokens, written.written_tokens, truncated=written.truncated)
             label, readable = kind.read_text(written.text, example)
-            found.append(Prediction(label, _no_confidence(label), readable))
+            found.append(Prediction(label, _no_confidence(kind, label), readable))
         return found
 
     def _by_likelihood(self, task: str, kind: AnyKind, examples: Sequence[Example], scorer: Scorer) -> list[Prediction]:
@@ -158,6 +176,6 @@ def _constraint(kind: AnyKind, example: Example) -> NextPieces | None:
     return lambda written: kind.next_pieces(written, example)
 
 
-def _no_confidence(label: Any) -> float | tuple[float, ...]:
+def _no_confidence(kind: AnyKind, label: Any) -> float | tuple[float, ...]:
     """What is written has no probability; tags have one place each for it."""
-    return (math.nan,) * len(label) if isinstance(label, tuple) and label and isinstance(label[0], str) else math.nan
+    return (math.nan,) * len(label) if isinstance(kind, SequenceLabeling) else math.nan
