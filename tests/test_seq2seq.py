@@ -136,7 +136,8 @@ def test_what_is_written_depends_on_the_input_and_on_what_was_written_before(loa
     def scores(read: list[int], given: list[int], padding: int = 0) -> torch.Tensor:
         mask = torch.tensor([[1] * len(read) + [0] * padding])
         with torch.inference_mode():
-            return model(torch.tensor([[*read, *[tokens.pad] * padding]]), mask, torch.tensor([given]))[0]
+            found: torch.Tensor = model(torch.tensor([[*read, *[tokens.pad] * padding]]), mask, torch.tensor([given]))
+        return found[0]
 
     same = next(place for place, (one, two) in enumerate(zip(target, later, strict=False)) if one != two)
     torch.testing.assert_close(scores(source, target)[:same], scores(source, later)[:same])

@@ -158,13 +158,13 @@ def toy(folder: Path, *, model: str, words: int, rate: float) -> dict[str, Any]:
         sources[split] = write_jsonl(folder / f"{split}.jsonl", lines)
     labels = {"pos": "pos", "first": "first"}
     rates = {"learning_rate": rate, "head_learning_rate": rate}
-    return tiny_text_config(folder, model=model, epochs=5, batch_tokens=128, **rates) | {  # type: ignore[arg-type]
+    return tiny_text_config(folder, model=model, epochs=5 if words > 1 else 2, batch_tokens=128, **rates) | {  # type: ignore[arg-type]
         "tasks": {"pos": {"kind": "sequence_labeling"}, "first": {"kind": "text_classification"}},
         "sources": [{"format": "jsonl", "name": "toy", **sources, "text": "words", "labels": labels}],
     }
 
 
-@pytest.mark.parametrize(("model", "words", "rate"), [("t5", 2, 2e-3), ("warm start", 1, 3e-3)])
+@pytest.mark.parametrize(("model", "words", "rate"), [("t5", 2, 2e-3), ("warm start", 1, 2e-3)])
 def test_it_learns(tmp_path: Path, model: str, words: int, rate: float) -> None:
     trainer.train(Config.parse(toy(tmp_path, model=model, words=words, rate=rate)), tmp_path / "run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
