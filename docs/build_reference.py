@@ -26,6 +26,11 @@ _PARTS: tuple[tuple[str, str], ...] = (
     ("TrainingConfig", "training"),
     ("MixingConfig", "mixing"),
     ("BalancingConfig", "balancing"),
+    ("WritingConfig", "writing"),
+    ("PromptingConfig", "prompting"),
+    ("PromptConfig", "prompting.prompts.NAME"),
+    ("LoraConfig", "lora"),
+    ("EndpointConfig", "endpoint"),
 )
 _SOURCES: tuple[tuple[str, str], ...] = (
     ("ConlluSource", "conllu"),
@@ -47,6 +52,11 @@ _LINKS = {
     "TrainingConfig": "[mapping](#training)",
     "MixingConfig": "[mapping](#mixing)",
     "BalancingConfig": "[mapping](#balancing)",
+    "WritingConfig": "[mapping](#writing)",
+    "PromptingConfig": "[mapping](#prompting)",
+    "PromptConfig": "[prompt](#promptingpromptsname)",
+    "LoraConfig": "[mapping](#lora)",
+    "EndpointConfig": "[mapping](#endpoint)",
     "Cut": "[cut](#cut)",
     "LabelField": "[place](#place)",
 }
@@ -57,6 +67,9 @@ _MEANINGS = {
     "training": "The loop.",
     "mixing": "Which example enters when.",
     "balancing": "How task losses become one update.",
+    "rank": "Width of an adapter.",
+    "dropout": "Dropout in front of an adapter.",
+    "currency": "What the prices are in.",
 }
 
 

@@ -266,7 +266,7 @@ def tiny_text_config(
     folder: Path, *, model: str = "t5", examples: int = 24, long: int = 0, **training: Any
 ) -> dict[str, Any]:
     """A configuration of family text2text over all kinds, with a tiny model of random weights."""
-    # At BERT's own spread of weights, a cross-attention of this width would whisper: nothing is learned in a test's time.
+    # At BERT's own spread of weights so narrow a cross-attention adds next to nothing, and learns too late for a test.
     start = partial(tiny_trunk, dropout=0.0, spread=0.15)
     make: dict[str, Callable[[Path], Path]] = {"t5": tiny_t5, "bart": tiny_bart, "warm start": start}
     sources = tiny_corpora(folder / "data", examples=examples, long=long)
