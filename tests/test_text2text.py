@@ -122,6 +122,22 @@ class TestAFinishedRun:
         shown = runner.invoke(main, ["check", str(written.folder / "config.yaml")])
         assert shown.exit_code == 0, shown.output
 
+    def test_the_command_that_trains(self, tmp_path: Path) -> None:
+        config = tmp_path / "tasks.yaml"
+        data = tiny_text_config(tmp_path, examples=4, epochs=1)
+        config.write_text(
+            json.dumps(
+                data
+                | {
+                    "tasks": {"tone": TEXT_TASKS["tone"]},
+                    "sources": [data["sources"][0] | {"labels": {"tone": "tone"}}],
+                }
+            )
+        )
+        shown = CliRunner().invoke(main, ["train", str(config), "--out", str(tmp_path / "run")])
+        assert shown.exit_code == 0, shown.output
+        assert "epoch 1  tone 4 drawn; padding" in shown.output
+
     def test_a_bundle_is_refused(self, written: Trained, tmp_path: Path) -> None:
         shown = CliRunner().invoke(main, ["export", str(written.folder), "--out", str(tmp_path / "bundle")])
         assert shown.exit_code == 2

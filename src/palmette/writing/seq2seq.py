@@ -310,7 +310,7 @@ class Seq2SeqWriter(Writer):
         device: where it is.
         precision: what it computes in.
         beams: of the search; 1 is greedy.
-        batch_tokens: most tokens in a batch, padding and all beams' sources included.
+        batch_tokens: most tokens in a batch, read and, at most, written; padding and all beams included.
     """
 
     def __init__(
@@ -321,7 +321,7 @@ class Seq2SeqWriter(Writer):
         *,
         precision: str = "fp32",
         beams: int = 1,
-        batch_tokens: int = 4096,
+        batch_tokens: int = 16384,
     ) -> None:
         self.model = model
         self.tokens = tokens
@@ -355,8 +355,10 @@ class Seq2SeqWriter(Writer):
         widest = 0
         for job in order:
             wider = max(widest, len(job.source))
+            # The first job of a batch is the one that may write longest.
+            width = wider + (batch[0] if batch else job).longest
             alike = not batch or (job.request.next_pieces is None) == (batch[0].request.next_pieces is None)
-            if batch and (not alike or wider * self.beams * (len(batch) + 1) > self.batch_tokens):
+            if batch and (not alike or width * self.beams * (len(batch) + 1) > self.batch_tokens):
                 yield batch
                 batch, wider = [], len(job.source)
             batch.append(job)
