@@ -341,7 +341,6 @@ class _Caught(Exception):  # noqa: N818 - carries what was planned
 def _planned(config: Any, corpus: Corpus) -> tuple[list[Any], int]:
     """Palmette's own batches of the first epoch as tensors, and the width of its trunk."""
     from palmette import trainer
-    from palmette.batching import collate
     from palmette.kinds.sequence_labeling import SequenceLabeling
     from palmette.model import to_tensors
 
@@ -351,7 +350,7 @@ def _planned(config: Any, corpus: Corpus) -> tuple[list[Any], int]:
         def run(self, **_: Any) -> Any:
             batches = []
             for step in self._plan(0):
-                batch = collate(step.rows, self.dataset, self.kinds, pad=self.pad, labelled=True)
+                batch = self.learner.collate(step.rows)
                 device = self.accelerator.device
                 tasks = {
                     task: (
@@ -363,7 +362,8 @@ def _planned(config: Any, corpus: Corpus) -> tuple[list[Any], int]:
                     for task, part in batch.tasks.items()
                 }
                 batches.append((to_tensors(batch.inputs, device), tasks))
-            raise _Caught(batches, self.bare.trunk.width)
+            learner: Any = self.learner
+            raise _Caught(batches, learner.model.trunk.width)
 
     trainer.Loop = Planner  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:

@@ -65,6 +65,9 @@ _MEANINGS = {
     "training": "The loop.",
     "mixing": "Which example enters when.",
     "balancing": "How task losses become one update.",
+    "rank": "Width of an adapter.",
+    "dropout": "Dropout in front of an adapter.",
+    "currency": "What the prices are in.",
 }
 
 

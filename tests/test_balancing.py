@@ -67,18 +67,19 @@ def assert_equal(one: Gradients, other: Gradients, *, relative: float = 1e-6) ->
 
 def rows_with(loop: Any, *tasks: str) -> list[Row]:
     """Rows of the examples that carry exactly these tasks, longest first as in an update."""
-    numbers = [n for n, e in enumerate(loop.dataset.examples) if set(e.labels) == set(tasks)]
+    numbers = [n for n, e in enumerate(loop.learner.dataset.examples) if set(e.labels) == set(tasks)]
     assert numbers
-    return sorted(loop.dataset.rows(numbers), key=lambda row: -len(row))
+    return sorted(loop.learner.dataset.rows(numbers), key=lambda row: -len(row))
 
 
 @pytest.mark.parametrize("accumulation", [2, 3, 7])
 def test_parts_add_up_to_the_whole(loop: Any, accumulation: int) -> None:
-    rows = sorted(loop.dataset.rows(range(len(loop.dataset.examples))), key=lambda row: -len(row))
+    rows = sorted(loop.learner.dataset.rows(range(len(loop.learner.dataset.examples))), key=lambda row: -len(row))
     assert any(row.windows > 2 for row in rows)
     parts = split_update(rows, accumulation)
     shares = [
-        [sum(task in loop.dataset.examples[row.example].labels for row in part) for part in parts] for task in ALL_TASKS
+        [sum(task in loop.learner.dataset.examples[row.example].labels for row in part) for part in parts]
+        for task in ALL_TASKS
     ]
     assert any(max(share) >= 2 * min(share) for share in shares)  # tasks are spread unevenly
     whole, losses = gradients_of(loop, rows, 1)
@@ -90,12 +91,12 @@ def test_parts_add_up_to_the_whole(loop: Any, accumulation: int) -> None:
 
 def test_the_trainers_gradient_is_that_of_the_stated_loss(loop: Any) -> None:
     """Each task: the sum over its units / its units, x weight; here row by row, in double precision at the end."""
-    rows = sorted(loop.dataset.rows(range(0, len(loop.dataset.examples), 2)), key=lambda row: -len(row))
+    rows = sorted(loop.learner.dataset.rows(range(0, len(loop.learner.dataset.examples), 2)), key=lambda row: -len(row))
     found, _ = gradients_of(loop, rows, 1)
     units: dict[str, float] = {}
     sums: dict[str, Gradients] = {}
     for row in rows:
-        batch = collate([row], loop.dataset, loop.kinds, pad=loop.pad, labelled=True)
+        batch = collate([row], loop.learner.dataset, loop.kinds, pad=loop.learner.pad, labelled=True)
         for task, part in batch.tasks.items():
             units[task] = units.get(task, 0.0) + part.units
             loop.bare.zero_grad()
@@ -114,9 +115,9 @@ def test_the_trainers_gradient_is_that_of_the_stated_loss(loop: Any) -> None:
 
 
 def test_units_are_words_and_texts_not_windows(loop: Any) -> None:
-    examples = loop.dataset.examples
-    rows = loop.dataset.rows(range(len(examples)))
-    batch = collate(rows, loop.dataset, loop.kinds, pad=loop.pad, labelled=True)
+    examples = loop.learner.dataset.examples
+    rows = loop.learner.dataset.rows(range(len(examples)))
+    batch = collate(rows, loop.learner.dataset, loop.kinds, pad=loop.learner.pad, labelled=True)
     for task in ALL_TASKS:
         labelled = [example for example in examples if task in example.labels]
         words = sum(len(example.text.words) for example in labelled)
@@ -127,11 +128,11 @@ def test_units_are_words_and_texts_not_windows(loop: Any) -> None:
 def test_a_part_may_lack_a_task(loop: Any, accumulation: int) -> None:
     """The longest rows carry one task, the shortest another."""
     text = next(row for row in rows_with(loop, "tone", "topics", "pos", "ner") if row.windows == 1)
-    long = [row for row in loop.dataset.rows(range(len(loop.dataset.examples))) if row.windows > 1]
-    pair = [row for row in long if loop.dataset.examples[row.example].pair is not None][:3]
+    long = [row for row in loop.learner.dataset.rows(range(len(loop.learner.dataset.examples))) if row.windows > 1]
+    pair = [row for row in long if loop.learner.dataset.examples[row.example].pair is not None][:3]
     rows = sorted([*pair, text], key=lambda row: -len(row))
     carried = [
-        {task for row in part for task in loop.dataset.examples[row.example].labels}
+        {task for row in part for task in loop.learner.dataset.examples[row.example].labels}
         for part in split_update(rows, accumulation)
     ]
     assert carried[0].isdisjoint(carried[-1] - {"same", "likeness", "answer"})
@@ -150,11 +151,11 @@ def test_fewer_rows_than_parts(loop: Any, accumulation: int) -> None:
 
 def test_windows_of_one_text_in_different_updates(loop: Any) -> None:
     """Rows are planned one by one; each window's words count where the window is."""
-    rows = [row for row in loop.dataset.rows(range(len(loop.dataset.examples))) if row.windows > 1]
+    rows = [row for row in loop.learner.dataset.rows(range(len(loop.learner.dataset.examples))) if row.windows > 1]
     for row in rows:
         found, losses = gradients_of(loop, [row], 1)
         assert all(gradient.isfinite().all() for gradient in found.values())
-        assert losses.keys() == set(loop.dataset.examples[row.example].labels)
+        assert losses.keys() == set(loop.learner.dataset.examples[row.example].labels)
 
 
 def test_a_window_that_answers_for_no_word_does_no_harm(loop: Any) -> None:

@@ -17,7 +17,7 @@ import yaml
 from safetensors.numpy import load_file
 
 import workers
-from fakes import tiny_config
+from fakes import tiny_config, tiny_text_config
 
 LIMIT = 120  # seconds that any process may take
 
@@ -129,6 +129,19 @@ def test_two_processes_train_the_model_of_one(forked: Any, config: Path, one: Pa
     assert [line["processes"] for line in history(out, "started")] == [2]
     assert_close(one, out)
     assert not (out / "checkpoints").exists()
+
+
+def test_two_processes_train_the_encoder_decoder_of_one(forked: Any, tmp_path: Path) -> None:
+    config = tmp_path / "tasks.yaml"
+    config.write_text(yaml.safe_dump(tiny_text_config(tmp_path, examples=4, epochs=1, batch_tokens=120)))
+    assert start(forked, config, tmp_path / "one", processes=1) == [0]
+    assert start(forked, config, tmp_path / "two") == [0, 0]
+    assert [line["processes"] for line in history(tmp_path / "two", "started")] == [2]
+    expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert expected.keys() == found.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-3, err_msg=name)
+    assert history(tmp_path / "one", "epoch") == history(tmp_path / "two", "epoch")
 
 
 def test_some_updates_have_fewer_rows_than_processes(config: Path) -> None:

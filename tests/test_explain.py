@@ -289,7 +289,7 @@ class TestRun:
         kind = run.kinds[task]
         examples = [*map(run.predictor.example, self.INPUTS), *trained.loop.corpus.splits["test"]]
         checked = 0
-        for reading in run.predictor.readings(examples):
+        for reading in run.heads("test")[1].readings(examples):
             if task not in reading.windows:
                 continue
             windows, spans = reading.windows[task], reading.encoded.spans

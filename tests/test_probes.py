@@ -35,7 +35,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def probe(loop: Any, *, tokens: int = 10**6) -> Probes:
-    return Probes(loop.bare, loop.kinds, loop.dataset, training=loop.training, tokens=tokens, device=CPU)
+    return Probes(loop.bare, loop.kinds, loop.learner.dataset, training=loop.training, tokens=tokens, device=CPU)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ class Reference:
 
     def loss(self, model: Any, task: str) -> torch.Tensor:
         loop = self.loop
-        rows = loop.dataset.rows(self.examples[task])
-        batch = collate(rows, loop.dataset, {task: loop.kinds[task]}, pad=0, labelled=True)
+        rows = loop.learner.dataset.rows(self.examples[task])
+        batch = collate(rows, loop.learner.dataset, {task: loop.kinds[task]}, pad=0, labelled=True)
         part = batch.tasks[task]
         loss: torch.Tensor = loop.kinds[task].loss(run(model, batch, CPU)[task], to_tensors(part.targets, CPU))
         return loss / part.units
@@ -176,17 +176,17 @@ def test_probes_are_spread_evenly(probes: int, updates: int) -> None:
 class TestCost:
     def test_the_sample_is_small_fixed_and_of_the_task(self, loop: Any) -> None:
         for tokens, counts in ((10**9, 24), (0, 8)):
-            found = draw(loop.dataset, list(ALL_TASKS), seed=1, tokens=tokens)
+            found = draw(loop.learner.dataset, list(ALL_TASKS), seed=1, tokens=tokens)
             for task, chosen in found.items():
                 assert len(set(chosen)) == len(chosen) == counts
-                assert all(task in loop.dataset.examples[number].labels for number in chosen)
-        assert draw(loop.dataset, list(ALL_TASKS), seed=1, tokens=0) != draw(
-            loop.dataset, list(ALL_TASKS), seed=2, tokens=0
+                assert all(task in loop.learner.dataset.examples[number].labels for number in chosen)
+        assert draw(loop.learner.dataset, list(ALL_TASKS), seed=1, tokens=0) != draw(
+            loop.learner.dataset, list(ALL_TASKS), seed=2, tokens=0
         )
 
     def test_tokens_are_a_limit_above_the_fewest(self, loop: Any) -> None:
-        for task, chosen in draw(loop.dataset, list(ALL_TASKS), seed=1, tokens=400).items():
-            sizes = [sum(map(len, loop.dataset.encoded[number].rows)) for number in chosen]
+        for task, chosen in draw(loop.learner.dataset, list(ALL_TASKS), seed=1, tokens=400).items():
+            sizes = [sum(map(len, loop.learner.dataset.encoded[number].rows)) for number in chosen]
             assert sum(sizes) <= 400 or len(chosen) == 8, task
 
     @given(st.integers(1000, 10**9), st.integers(1, 100), st.integers(1, 12))

@@ -33,7 +33,7 @@ TRAINING = {"epochs": 2, "evaluations_per_epoch": 2, "checkpoint_updates": 2, "a
 # Where it dies, and whether the next life meets what a half-done write leaves behind.
 POINTS = [
     "pathlib.Path.replace:1:before",  # the folder is there, its configuration not yet
-    "palmette.trainer.save_architecture:1:before",  # the folder has a configuration and nothing else
+    "palmette.learner.save_architecture:1:before",  # the folder has a configuration and nothing else
     "palmette.trainer.Loop._step:1:before",
     "palmette.trainer.Loop._backward:4:after",  # between two parts of an update
     "palmette.trainer.Loop._step:5:after",

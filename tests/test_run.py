@@ -55,7 +55,7 @@ def comparable(answers: Sequence[Mapping[str, Prediction]]) -> list[dict[str, tu
 def test_a_loaded_run_answers_exactly_as_before_saving(trained: Trained, run: Run, task: str) -> None:
     examples = [run.predictor.example(given) for given in INPUTS] + trained.loop.corpus.splits["test"]
     trained.loop.bare.eval()
-    before = comparable(trained.loop.predictor.answer(examples, [task]))
+    before = comparable(trained.loop.learner.predictor.answer(examples, [task]))
     after = comparable(run.predictor.answer(examples, [task]))
     assert before == after
     assert sum(task in answer for answer in after) > 20
@@ -148,7 +148,7 @@ def test_offsets_point_into_the_text_as_typed(run: Run) -> None:
 
 def test_a_text_longer_than_the_trunk_gets_a_tag_for_every_word(run: Run, trained: Trained) -> None:
     example = run.predictor.example(LONG)
-    assert len(trained.loop.predictor.encoder.encode([example])[0].rows) > 3
+    assert len(trained.loop.learner.predictor.encoder.encode([example])[0].rows) > 3
     answer = run.predict([LONG])[0]["tasks"]
     assert len(answer["pos"]["tags"]) == len(answer["pos"]["confidence"]) == len(LONG)
     # The same words in the same context: what a window decides does not depend on where the text was cut.

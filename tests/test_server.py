@@ -32,7 +32,7 @@ from conftest import Trained
 from palmette.answering import Answerer
 from palmette.cli import main
 from palmette.errors import ConfigError, MissingExtraError, RunError
-from palmette.predictor import Input, Predictor
+from palmette.predictor import Input, Predictor, with_heads
 from palmette.run import Run
 from palmette.serving import ServerSettings
 from palmette.serving.app import create_app
@@ -60,7 +60,7 @@ class Gate:
     """An engine that computes only while it is open, and counts."""
 
     def __init__(self, answerer: Answerer) -> None:
-        inner = answerer.predictor
+        inner = with_heads(answerer.predictor, "test")
         self.opened = threading.Event()
         self.opened.set()
         self.rows = 0
@@ -525,7 +525,7 @@ def test_a_broken_new_model_leaves_the_old_one(connect: Connect, run: Run) -> No
     assert client.predict().json()["model"]["digest"] == digest
     refused(client.post("/v1/admin/reload", json={"path": "/etc"}), 400, "body_not_allowed")
     fewer = {task: kind for task, kind in run.kinds.items() if task != "tone"}
-    inner = run.predictor
+    inner = with_heads(run.predictor, "test")
     predictor = Predictor(fewer, inner.encoder, inner.engine, pad=inner.pad, find_words=inner.find_words)
     found.append(Answerer(fewer, predictor))
     changed = client.post("/v1/admin/reload").json()["digest"]

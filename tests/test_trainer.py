@@ -169,13 +169,13 @@ def test_dropout_is_on_in_every_update_and_off_in_evaluations(tmp_path: Path, mo
 
     monkeypatch.setattr(trainer.Loop, "_backward", watched_step)
     kept = train_and_keep(Config.parse(tiny_config(tmp_path, examples=6, epochs=1)), tmp_path / "run")
-    engine = kept.loop.predictor.engine
+    engine = kept.loop.learner.predictor.engine
 
     def watched_engine(batch: Any) -> Any:
         modes["evaluations"] |= {module.training for module in kept.loop.bare.modules()}
         return engine(batch)
 
-    kept.loop.predictor.engine = watched_engine
+    kept.loop.learner.predictor.engine = watched_engine
     kept.loop._scores("dev")
     assert modes == {"updates": {True}, "evaluations": {False}}
 
@@ -326,12 +326,13 @@ def test_draws_and_never_seen_with_temperature_mixing(tmp_path: Path) -> None:
         assert second[task]["never_seen"] == max(0, labelled - together)
 
 
-def test_heads_and_casing_learn_at_their_own_rate(trained: Trained) -> None:
+def test_heads_and_casing_learn_at_their_own_rate(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {id(parameter): name for name, parameter in trained.loop.bare.named_parameters()}
     grouped = [names[id(p)] for group in trained.loop.optimizer.param_groups for p in group["params"]]
     assert sorted(grouped) == sorted(names.values())
     config = TrainingConfig(learning_rate=2e-4, head_learning_rate=1e-3, weight_decay=0.01)
-    for group in trainer.parameter_groups(trained.loop.bare, config):
+    monkeypatch.setattr(trained.loop.learner, "training", config)
+    for group in trained.loop.learner.groups():
         for parameter in group["params"]:
             new = names[id(parameter)].startswith(("heads.", "trunk.casing."))
             assert group["peak"] == (1e-3 if new else 2e-4)
@@ -349,12 +350,14 @@ def test_the_global_threads_and_precision_are_reported(trained: Trained) -> None
 
 def test_the_wordpieces_of_an_epoch_are_those_of_its_rows(trained: Trained) -> None:
     epochs = [event for event in trained.events if event["event"] == "epoch"]
-    rows = trained.loop.dataset.rows(range(len(trained.loop.dataset.examples)))
+    rows = trained.loop.learner.dataset.rows(range(len(trained.loop.learner.dataset.examples)))
     assert [event["wordpieces"] for event in epochs] == [sum(map(len, rows))] * len(epochs)  # proportional: each once
 
 
 def test_every_row_is_in_one_update_of_the_epoch(tmp_path: Path) -> None:
     loop = make_loop(Config.parse(tiny_config(tmp_path, long=2)), tmp_path / "run")
     rows = [(row.example, row.window) for step in loop._plan(0) for row in step.rows]
-    expected = [(row.example, row.window) for row in loop.dataset.rows(range(len(loop.dataset.examples)))]
+    expected = [
+        (row.example, row.window) for row in loop.learner.dataset.rows(range(len(loop.learner.dataset.examples)))
+    ]
     assert sorted(rows) == sorted(expected)

@@ -8,7 +8,7 @@ from typing import Any
 
 from palmette.explain import explanations
 from palmette.kinds import AnyKind
-from palmette.predictor import Input
+from palmette.predictor import AnyPredictor, Input
 from palmette.types import Example, Prediction
 
 
@@ -22,7 +22,7 @@ class Answerer:
     """
 
     kinds: dict[str, AnyKind]
-    predictor: Any  # a Predictor; of models that write, another AnyPredictor
+    predictor: AnyPredictor
 
     def predict(
         self, inputs: Input | Sequence[Input], *, tasks: Sequence[str] | None = None, explain: bool = False

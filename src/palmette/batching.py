@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,50 +147,70 @@ def _task_batch(
     )
 
 
-def by_length(rows: Sequence[Row], *, batch_tokens: int) -> Iterator[list[Row]]:
+R = TypeVar("R", bound=Sized)
+Sizes = Callable[[R], tuple[int, ...]]
+
+
+def _whole(row: Sized) -> tuple[int, ...]:
+    """The sizes of a row that is one sequence."""
+    return (len(row),)
+
+
+def by_length(rows: Sequence[R], *, batch_tokens: int, sizes: Sizes[R] = _whole) -> Iterator[list[R]]:
     """Cut rows into batches of at most `batch_tokens` padded tokens, longest first; a longer row stands alone.
 
     Longest first, so that memory is at its peak in the first batch and not in the last.
+
+    Args:
+        rows: of the batches.
+        batch_tokens: their budget.
+        sizes: tokens of each sequence that a row has; each is padded by itself.
     """
-    batch: list[Row] = []
-    for row in sorted(rows, key=lambda row: -len(row)):
-        if batch and len(batch[0]) * (len(batch) + 1) > batch_tokens:
+    batch: list[R] = []
+    widths: tuple[int, ...] = ()
+    for row in sorted(rows, key=lambda row: tuple(-size for size in sizes(row))):
+        wider = tuple(map(max, widths, sizes(row))) if batch else sizes(row)
+        if batch and sum(wider) * (len(batch) + 1) > batch_tokens:
             yield batch
-            batch = []
+            batch, wider = [], sizes(row)
         batch.append(row)
+        widths = wider
     if batch:
         yield batch
 
 
-def plan_updates(rows: Sequence[Row], *, batch_tokens: int, rng: np.random.Generator) -> list[list[Row]]:
+def plan_updates(
+    rows: Sequence[R], *, batch_tokens: int, rng: np.random.Generator, sizes: Sizes[R] = _whole
+) -> list[list[R]]:
     """The updates of an epoch: rows in their random order, sorted by length inside pools, batches shuffled.
 
     Every row is in exactly one update.
     """
-    updates: list[list[Row]] = []
-    pool: list[Row] = []
+    updates: list[list[R]] = []
+    pool: list[R] = []
     size = 0
     for row in rows:
         pool.append(row)
         size += len(row)
         if size >= _POOL * batch_tokens:
-            updates += by_length(pool, batch_tokens=batch_tokens)
+            updates += by_length(pool, batch_tokens=batch_tokens, sizes=sizes)
             pool, size = [], 0
-    updates += by_length(pool, batch_tokens=batch_tokens)
+    updates += by_length(pool, batch_tokens=batch_tokens, sizes=sizes)
     return [updates[number] for number in rng.permutation(len(updates))]
 
 
-def split_update(rows: Sequence[Row], parts: int) -> list[list[Row]]:
+def split_update(rows: Sequence[R], parts: int) -> list[list[R]]:
     """Cut an update's rows (longest first) into `parts` runs of about equal numbers of tokens; some may be empty."""
     ends = np.cumsum([len(row) for row in rows])
     cuts = [0, *(int(np.searchsorted(ends, ends[-1] * n / parts)) for n in range(1, parts)), len(rows)]
     return [list(rows[start:stop]) for start, stop in itertools.pairwise(cuts)]
 
 
-def padding_share(updates: Iterable[Sequence[Row]]) -> float:
+def padding_share(updates: Iterable[Sequence[R]], *, sizes: Sizes[R] = _whole) -> float:
     """Share of padding among all tokens of some updates."""
     real = padded = 0
     for rows in updates:
-        real += sum(map(len, rows))
-        padded += len(rows) * max(map(len, rows))
+        each = [sizes(row) for row in rows]
+        real += sum(map(sum, each))
+        padded += len(rows) * sum(map(max, zip(*each, strict=True)))
     return 1 - real / padded if padded else 0.0

@@ -97,6 +97,24 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     temporary.replace(path)
 
 
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """A model's state, each tensor under one name only: tied ones are stored once."""
+    state = model.state_dict()
+    ties = _ties(state)
+    return {name: tensor for name, tensor in state.items() if name not in ties}
+
+
+def _ties(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """The names of a state whose tensor is another one's: {name: the first name of the same tensor}."""
+    first: dict[tuple[int, tuple[int, ...]], str] = {}
+    ties = {}
+    for name, tensor in state.items():
+        owner = first.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name) if tensor.numel() else name
+        if owner != name:
+            ties[name] = owner
+    return ties
+
+
 def write_labels(kinds: Mapping[str, AnyKind], folder: RunFolder) -> None:
     """Write each task's kind and state."""
     content = {"version": 1, "tasks": {task: {"kind": kind.config.kind, **kind.state} for task, kind in kinds.items()}}
@@ -120,7 +138,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
         RunError: the file is damaged or is of another model.
     """
     try:
-        model.load_state_dict(load_file(path))
+        stored = load_file(path)
+        ties = _ties(model.state_dict())
+        model.load_state_dict(stored | {name: stored[owner] for name, owner in ties.items() if owner in stored})
     except (SafetensorError, RuntimeError, OSError) as error:
         raise RunError(f"{path}: does not hold this model's weights: {error}") from error
 
@@ -172,7 +192,7 @@ def save_progress(
     save_file(_random_state(), temporary / f"random-{rank}.safetensors")
     if rank == 0:
         save_file(
-            {k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()}, temporary / "model.safetensors"
+            {k: v.detach().contiguous().cpu() for k, v in own_tensors(model).items()}, temporary / "model.safetensors"
         )
         save_file(_moments(model, optimizer), temporary / "optimizer.safetensors")
         state = {

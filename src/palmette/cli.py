@@ -128,7 +128,8 @@ def check(config: Path, overrides: Sequence[str], *, strict: bool, as_json: bool
     from palmette.trunk import load_text_encoder
 
     settings = Config.load(config, list(overrides))
-    report = run_check(settings, strict=strict, encoder=load_text_encoder(settings.trunk))
+    encoder = load_text_encoder(settings.trunk) if settings.family == "heads" else None
+    report = run_check(settings, strict=strict, encoder=encoder)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
     else:

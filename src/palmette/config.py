@@ -245,6 +245,12 @@ class TrainingConfig(Settings):
         "auto", description="auto measures which of fp32 and bf16 this hardware runs faster."
     )
     evaluations_per_epoch: int = Field(1, ge=1, description="How often dev is measured and a candidate is kept.")
+    dev_examples: int | None = Field(
+        None,
+        ge=1,
+        description="Measure at most this many dev examples of each task during training, spread evenly: models that "
+        "write are slow. The selected model is measured on all of them. Default: all.",
+    )
     checkpoint_updates: int = Field(200, ge=1, description="Updates between checkpoints that --resume starts from.")
     select: str = Field(
         "mean_relative",
@@ -460,6 +466,7 @@ class Config(Settings):
             mode="json", exclude_none=True, exclude={"families", "trunk", "baseline", *_FAMILIES}
         )
         data |= {"family": family}
+        data["training"].pop("probes", None)  # of gradients on a trunk
         for layer in (self.families.get(family, {}), changes):
             for key, value in layer.items():
                 merged = isinstance(value, dict) and isinstance(data.get(key), dict)
@@ -477,6 +484,8 @@ class Config(Settings):
                 self.in_family(family)
             except ConfigError as error:
                 raise _located(("families", family), str(error)) from error
+        if self.training.probes and self.family != "heads":
+            raise _located(("training", "probes"), "goes with family: heads")
         for task in sorted(self.prompting.prompts.keys() - self.tasks.keys()):
             raise _located(("prompting", "prompts", task), f"no task {task!r} is declared under tasks")
         for setting in ("layers", "casing", "frozen") if self.family != "heads" else ():

@@ -107,7 +107,7 @@ def epoch_line(event: Mapping[str, Any]) -> str:
         extra = [
             f"{counts[key]} {key.replace('_', ' ')}"
             for key in ("never_seen", "windowed", "truncated", "out_of_reach")
-            if counts[key]
+            if counts.get(key)
         ]
         parts.append(f"{task} {counts['draws']} drawn" + (f" ({', '.join(extra)})" if extra else ""))
     return f"epoch {event['epoch']}  {', '.join(parts)}; padding {event['padding']:.1%}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from palmette import metrics
@@ -34,6 +35,25 @@ def score(
             if pairs[0][1].readable is not None:  # a model that writes text
                 scores[task]["unparseable"] = sum(not found.readable for _, found in pairs) / len(pairs)
     return scores
+
+
+def spread(examples: Sequence[Example], tasks: Iterable[str], most: int | None) -> list[Example]:
+    """Examples with at most `most` labels of each task, evenly chosen; what is left without a label is left out."""
+    if most is None:
+        return list(examples)
+    chosen: dict[int, set[str]] = {}
+    for task in tasks:
+        labelled = [number for number, example in enumerate(examples) if task in example.labels]
+        count = min(most, len(labelled))
+        for place in range(count):
+            chosen.setdefault(labelled[place * len(labelled) // count], set()).add(task)
+    found = []
+    for number in sorted(chosen):
+        labels = examples[number].labels
+        found.append(
+            replace(examples[number], labels={task: labels[task] for task in labels if task in chosen[number]})
+        )
+    return found
 
 
 def score_labels(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from palmette.batching import Dataset
 from palmette.errors import RunError
-from palmette.predictor import Input, Predictor, Reading
+from palmette.predictor import AnyPredictor, Input, Predictor, Reading, with_heads
 from palmette.text import Encoded, IntArray
 from palmette.types import Example, Prediction
 
@@ -62,15 +62,14 @@ def explain(
 
 
 def explanations(
-    predictor: Predictor,
+    asked: AnyPredictor,
     inputs: Iterable[Input | Example],
     tasks: Sequence[str] | None = None,
     *,
     word: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The same in order, in bounded memory, for any number of inputs."""
-    if not isinstance(predictor, Predictor):
-        raise RunError("answers of a model that writes text cannot be explained")
+    predictor = with_heads(asked, "explain")
     chunk: list[Reading] = []
     passes = 0
     for reading in predictor.readings(inputs, tasks):

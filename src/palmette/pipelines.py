@@ -17,7 +17,7 @@ from palmette.kinds.multilabel_classification import MultilabelClassification
 from palmette.kinds.regression import Regression
 from palmette.kinds.sequence_labeling import SequenceLabeling
 from palmette.kinds.text_classification import TextClassification
-from palmette.predictor import Input, Predictor, Reading
+from palmette.predictor import Input, Predictor, Reading, with_heads
 from palmette.types import Example, Prediction
 
 Aggregation = Literal["none", "simple"]
@@ -39,7 +39,7 @@ def make_pipeline(answerer: Answerer, task: str, **options: Any) -> Pipeline:
     for kinds, form in _FORMS:
         if isinstance(kind, kinds):
             try:
-                return form(answerer.predictor, task, **options)
+                return form(with_heads(answerer.predictor, "pipeline"), task, **options)
             except TypeError as error:
                 raise RunError(f"a pipeline of task {task!r} has no such option: {', '.join(options)}") from error
     raise RunError(f"task {task!r}: there is no pipeline for the kind {kind.config.kind}; use predict")

@@ -150,6 +150,17 @@ class AnyPredictor(ABC):
         return rendered
 
 
+def with_heads(predictor: AnyPredictor, what: str) -> Predictor:
+    """A predictor that is asked for what only heads can say.
+
+    Raises:
+        RunError: the model writes its answers.
+    """
+    if not isinstance(predictor, Predictor):
+        raise RunError(f"{what}: the model writes its answers, and has no probabilities of them; use family: heads")
+    return predictor
+
+
 class Predictor(AnyPredictor):
     """Answers tasks over texts, by heads on a trunk.
 

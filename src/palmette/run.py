@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from palmette import evaluation
 from palmette.answering import Answerer
@@ -16,12 +17,37 @@ from palmette.checkpoint import RunFolder, load_weights, read_labels
 from palmette.config import Config
 from palmette.corpus import load_corpus
 from palmette.errors import RunError
+from palmette.kinds import AnyKind
 from palmette.model import Model, pad_id, torch_engine
-from palmette.predictor import Predictor
+from palmette.predictor import AnyPredictor, Predictor, with_heads
 from palmette.trunk import load_architecture
 from palmette.types import Example
 from palmette.words import find_words
-from palmette.writing import prompted
+from palmette.writing import prompted, seq2seq
+from palmette.writing.predictor import WritingPredictor
+from palmette.writing.tuning import seq2seq_predictor
+
+_Loaded = tuple[nn.Module, AnyPredictor]
+
+
+def _heads(config: Config, kinds: Mapping[str, AnyKind], folder: RunFolder, device: torch.device) -> _Loaded:
+    trunk, encoder = load_architecture(folder.path, device=device.type)
+    model = Model(trunk, kinds, dropout=0.0)
+    engine = torch_engine(model, device, config.training.precision)
+    words = partial(find_words, language=config.language)
+    return model, Predictor(kinds, encoder, engine, pad=pad_id(model), find_words=words)
+
+
+def _text2text(config: Config, kinds: Mapping[str, AnyKind], folder: RunFolder, device: torch.device) -> _Loaded:
+    model, tokens = seq2seq.load_architecture(folder.path, device=device.type)
+    return model, seq2seq_predictor(config, kinds, model, tokens, device)
+
+
+# The model of a run, its weights still to be loaded, and what answers with it.
+_LOADERS: dict[str, Callable[[Config, Mapping[str, AnyKind], RunFolder, torch.device], _Loaded]] = {
+    "heads": _heads,
+    "text2text": _text2text,
+}
 
 
 @dataclass(frozen=True)
@@ -54,17 +80,23 @@ class Run(Answerer):
             asking = prompted.reopen(config, kinds)
             return cls(kinds, asking, folder, config, asking.writer)
         try:
-            trunk, encoder = load_architecture(folder.path, device=device.type)
+            model, predictor = _LOADERS[config.family](config, kinds, folder, device)
         except (OSError, KeyError, ValueError) as error:
             raise RunError(f"{path}: the run folder is damaged: {error}") from error
-        model = Model(trunk, kinds, dropout=0.0)
         load_weights(model, folder.weights)
         model.to(device).eval()
-        engine = torch_engine(model, device, config.training.precision)
-        predictor = Predictor(
-            kinds, encoder, engine, pad=pad_id(model), find_words=partial(find_words, language=config.language)
-        )
         return cls(kinds, predictor, folder, config, model)
+
+    def heads(self, what: str) -> tuple[Model, Predictor]:
+        """Trunk and heads, and what answers with them, for what only they can do.
+
+        Raises:
+            RunError: the model writes its answers.
+        """
+        predictor = with_heads(self.predictor, what)
+        if not isinstance(self.model, Model):
+            raise TypeError(f"a predictor with heads over {type(self.model).__name__}")
+        return self.model, predictor
 
     def evaluate(
         self,
@@ -83,7 +115,8 @@ class Run(Answerer):
             strict: see `load_corpus`.
 
         Returns:
-            {"split", "tasks": {task: {metric: value, "examples": n}}, "labels": …, "slices": {name: {place: tasks}}}
+            {"split", "tasks": {task: {metric: value, "examples": n}}, "labels": …, "slices": {name: {place: tasks}}};
+            of a model that writes also "usage": {task: tokens read and written, what was cut or could not be read}
 
         Raises:
             RunError: no example of the split is labelled, or a slice's field is nowhere.
@@ -102,7 +135,10 @@ class Run(Answerer):
         """Score labelled examples; `train` tells which words were seen."""
         if not examples:
             raise RunError(f"{split}: the sources have no labelled example of this split")
+        if isinstance(self.predictor, WritingPredictor):
+            self.predictor.forget_usage()
         answers = self.predictor.answer_labelled(examples)
+        usage = self.predictor.usage_json() if isinstance(self.predictor, WritingPredictor) else None
         by_slice = {}
         for name in slices:
             known = evaluation.vocabulary(train) if name == "unseen" else None
@@ -115,4 +151,5 @@ class Run(Answerer):
             "tasks": evaluation.score(examples, answers, self.kinds),
             "labels": evaluation.score_labels(examples, answers, self.kinds),
             "slices": by_slice,
+            **({"usage": usage} if usage is not None else {}),
         }

@@ -44,6 +44,7 @@ def output_name(task: str) -> str:
 class Runtime(Answerer):
     """A loaded bundle, ready to answer."""
 
+    predictor: Predictor
     bundle: Bundle
     session: Any
 

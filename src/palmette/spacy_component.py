@@ -15,7 +15,7 @@ from palmette.kinds.regression import Regression
 from palmette.kinds.sequence_labeling import SequenceLabeling, read_spans
 from palmette.kinds.text_classification import TextClassification
 from palmette.pipelines import label_scores
-from palmette.predictor import Reading
+from palmette.predictor import Predictor, Reading, with_heads
 from palmette.types import Example, Prediction, Text
 
 try:
@@ -126,8 +126,10 @@ class Component:
     answerer: Answerer
     places: Mapping[str, Sequence[str]]
     tasks: list[str] = field(init=False)
+    _predictor: Predictor = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_predictor", with_heads(self.answerer.predictor, "spaCy component"))
         object.__setattr__(self, "tasks", [task for tasks in self.places.values() for task in tasks])
 
     def __call__(self, doc: Doc) -> Doc:
@@ -139,13 +141,13 @@ class Component:
         docs = iter(stream)
         while batch := list(islice(docs, batch_size)):
             if self.tasks:
-                readings = self.answerer.predictor.readings(map(_example, batch), self.tasks)
+                readings = self._predictor.readings(map(_example, batch), self.tasks)
                 for doc, reading in zip(batch, readings, strict=True):
                     self._fill(doc, reading)
             yield from batch
 
     def _fill(self, doc: Doc, reading: Reading) -> None:
-        predictions = self.answerer.predictor.decode(reading)
+        predictions = self._predictor.decode(reading)
         words = [token.i for token in doc if not token.is_space]
         fill: dict[str, Callable[[str], None]] = {
             "pos_": lambda task: _tag(doc, words, predictions[task], "pos_", space="SPACE"),

@@ -7,9 +7,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,24 +20,27 @@ from torch import Tensor, nn
 
 from palmette import balancing, checkpoint, evaluation
 from palmette.alarms import Alarms
-from palmette.batching import Batch, Dataset, collate, padding_share, plan_updates, split_update
+from palmette.batching import padding_share, plan_updates, split_update
 from palmette.checkpoint import Progress, RunFolder
 from palmette.config import Config, TrainingConfig
 from palmette.corpus import Corpus, load_corpus
 from palmette.errors import ConfigError, RunError
+from palmette.learner import HeadsLearner, Learner
 from palmette.metrics import relative_to_best
 from palmette.mixing import Mixing
-from palmette.model import Model, autocast, pad_id, run, to_tensors, torch_engine
 from palmette.precision import choose_precision
-from palmette.predictor import Predictor
 from palmette.probes import Probes, marks
-from palmette.text import Row, TextEncoder
-from palmette.trunk import load_pretrained, save_architecture
 from palmette.types import SPLITS, Example, Prediction, Split
-from palmette.words import find_words
 from palmette.writing import prompted
+from palmette.writing.tuning import Seq2SeqLearner
 
 _LOG_EVERY = 20  # updates between lines in history.jsonl
+
+
+_LEARNERS: dict[str, Callable[[Config, Corpus, torch.device], Learner[Any, Any]]] = {
+    "heads": HeadsLearner,
+    "text2text": Seq2SeqLearner,
+}
 
 
 class Listener(Protocol):
@@ -113,17 +115,18 @@ def train(
     if config.family == "causal_lm":
         return _ask(config, folder, corpus, listeners, splits)
     torch.manual_seed(config.training.seed)
-    trunk, encoder = load_pretrained(config.trunk, device=accelerator.device.type)
-    model = Model(trunk, corpus.kinds, dropout=config.training.dropout)
+    if config.family not in _LEARNERS:
+        raise ConfigError(f"{config.where('family')}: {config.family} cannot be trained yet")
+    learner = _LEARNERS[config.family](config, corpus, accelerator.device)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:  # nothing is written before everything is read
         folder.path.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomically(folder.config, config.dump())  # first: it makes the folder one to resume
         folder.checkpoints.mkdir(exist_ok=True)
-        save_architecture(trunk, encoder, folder.path)
+        learner.save_architecture(folder.path)
         checkpoint.write_labels(corpus.kinds, folder)
         checkpoint.write_atomically(folder.data, json.dumps(corpus.summary(), indent=2, ensure_ascii=False) + "\n")
-    loop = Loop(config, corpus, model, encoder, folder, accelerator, listeners, splits)
+    loop = Loop(config, corpus, learner, folder, accelerator, listeners, splits)
     return loop.run(resume=resume)
 
 
@@ -184,25 +187,6 @@ def rate_factor(config: TrainingConfig, update: int, total: int) -> float:
     return 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def parameter_groups(model: Model, config: TrainingConfig) -> list[dict[str, Any]]:
-    """Trunk (unless frozen) and heads with their own rates; biases, norms and the casing embedding do not decay."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        new = name.startswith(("heads.", "trunk.casing."))
-        decays = parameter.ndim > 1 and "casing" not in name
-        groups.setdefault((new, decays), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "peak": config.head_learning_rate if new else config.learning_rate,
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for (new, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
-    ]
-
-
 @dataclass
 class _Tally:
     """Sums since the last line of the history."""
@@ -219,7 +203,7 @@ class _Step:
     """One update of the plan."""
 
     epoch: int
-    rows: list[Row]
+    rows: list[Any]
     evaluates: bool
     ends_epoch: bool
 
@@ -231,8 +215,7 @@ class Loop:
         self,
         config: Config,
         corpus: Corpus,
-        model: Model,
-        encoder: TextEncoder,
+        learner: Learner[Any, Any],
         folder: RunFolder,
         accelerator: Accelerator,
         listeners: Sequence[Listener] = (),
@@ -246,27 +229,20 @@ class Loop:
         self.folder = folder
         self.accelerator = accelerator
         self.listeners = listeners if accelerator.is_main_process else ()
-        train_examples = corpus.splits["train"]
-        self.dataset = Dataset(train_examples, encoder.encode(train_examples))
+        self.learner = learner
+        self.train_examples = corpus.splits["train"]
+        self.dev_examples = evaluation.spread(corpus.splits["dev"], self.kinds, self.training.dev_examples)
         self.mixing = Mixing(
-            train_examples,
+            self.train_examples,
             tasks=list(self.kinds),
             config=config.mixing,
             epochs=self.training.epochs,
             seed=self.training.seed,
         )
         self.weights = {task: declared.weight for task, declared in config.tasks.items()}
-        self.pad = pad_id(model)
-        self.bare = model
-        self.model = accelerator.prepare(model)
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, self.training), lr=0.0, fused=True)
-        self.predictor = Predictor(
-            self.kinds,
-            encoder,
-            torch_engine(model, accelerator.device, self.training.precision),
-            pad=self.pad,
-            find_words=partial(find_words, language=config.language),
-        )
+        self.bare = learner.model
+        self.model = accelerator.prepare(learner.model)
+        self.optimizer = torch.optim.AdamW(learner.groups(), lr=0.0, fused=True)
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.alarms = Alarms(
             self.kinds,
@@ -313,13 +289,14 @@ class Loop:
             "processes": self.accelerator.num_processes,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
+            **({"dev_examples": self.training.dev_examples} if self.training.dev_examples is not None else {}),
         }
 
     def _plan(self, epoch: int) -> list[_Step]:
         """The updates of an epoch; the last one of each stretch between evaluations evaluates."""
-        rows = self.dataset.rows(self.mixing.draw(epoch))
+        rows = self.learner.rows(self.mixing.draw(epoch))
         rng = np.random.default_rng([self.training.seed, 2, epoch])
-        updates = plan_updates(rows, batch_tokens=self.training.batch_tokens, rng=rng)
+        updates = plan_updates(rows, batch_tokens=self.training.batch_tokens, rng=rng, sizes=self.learner.sizes)
         times = self.training.evaluations_per_epoch
         marks = {max(1, round(len(updates) * n / times)) for n in range(1, times + 1)}
         return [
@@ -327,17 +304,17 @@ class Loop:
             for number, rows in enumerate(updates, start=1)
         ]
 
-    def _step(self, rows: Sequence[Row], factor: float, tally: _Tally) -> None:
+    def _step(self, rows: Sequence[Any], factor: float, tally: _Tally) -> None:
         """One update: every part's losses, balanced, backward; clip; step."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         parts = split_update(rows, self.training.accumulation * processes)
-        own = [self._collate(part) if part else None for part in parts[rank::processes]]
+        own = [self.learner.collate(part) if part else None for part in parts[rank::processes]]
         units = self._units(own)
         filler = next((batch for batch in own if batch is not None), None)
         if filler is None:
-            filler = self._collate(next(part for part in parts if part))
+            filler = self.learner.collate(next(part for part in parts if part))
         for number, batch in enumerate(own):
             last = number + 1 == len(own)
             if last or processes == 1:
@@ -353,29 +330,23 @@ class Loop:
         tally.tokens += sum(map(len, rows))
         self.units_done += sum(units.values())
 
-    def _collate(self, rows: Sequence[Row]) -> Batch:
-        return collate(rows, self.dataset, self.kinds, pad=self.pad, labelled=True)
-
-    def _units(self, batches: Sequence[Batch | None]) -> dict[str, float]:
+    def _units(self, batches: Sequence[Any]) -> dict[str, float]:
         """Labelled units of each task in the whole update: denominators are the same for all parts and processes."""
         units = dict.fromkeys(self.kinds, 0.0)
         for batch in batches:
-            for task, part in batch.tasks.items() if batch is not None else ():
-                units[task] += part.units
+            for task, count in self.learner.units(batch).items() if batch is not None else ():
+                units[task] += count
         if self.accelerator.num_processes > 1:
             counts = torch.tensor(list(units.values()), dtype=torch.float64, device=self.accelerator.device)
             units = dict(zip(units, self.accelerator.reduce(counts, reduction="sum").tolist(), strict=True))
         return units
 
-    def _backward(self, batch: Batch | None, filler: Batch, units: Mapping[str, float], tally: _Tally) -> None:
+    def _backward(self, batch: Any, filler: Any, units: Mapping[str, float], tally: _Tally) -> None:
         if batch is None:  # this process has no row in this part, but must take part in the exchange of gradients
-            outputs = run(self.model, filler, self.accelerator.device)
-            self.accelerator.backward(sum(output.sum() for output in outputs.values()) * 0.0)
+            losses = self.learner.losses(self.model, filler, dict.fromkeys(units, 1.0))
+            self.accelerator.backward(sum(losses.values()) * 0.0)
             return
-        with autocast(self.accelerator.device, self.training.precision):
-            outputs = run(self.model, batch, self.accelerator.device)
-        targets = {task: to_tensors(part.targets, self.accelerator.device) for task, part in batch.tasks.items()}
-        losses = balancing.losses(outputs, batch, self.kinds, units, targets)
+        losses = self.learner.losses(self.model, batch, units)
         for task, loss in losses.items():
             tally.losses.setdefault(task, []).append(loss.detach())
         # Processes average their gradients; the loss is a sum over them.
@@ -389,8 +360,7 @@ class Loop:
         probe = None
         if self.accelerator.is_main_process:
             tokens = sum(len(row) for step in steps for row in step.rows)
-            device = self.accelerator.device
-            probe = Probes(self.bare, self.kinds, self.dataset, training=self.training, tokens=tokens, device=device)
+            probe = self.learner.probes(tokens)
         return probe, marks(count, len(steps))
 
     def _probe(self, probe: Probes | None, update: int) -> None:
@@ -401,11 +371,11 @@ class Loop:
         self.accelerator.wait_for_everyone()
 
     def _evaluate(self, epoch: int, update: int) -> None:
-        examples = self.corpus.splits["dev"]
+        examples = self.dev_examples
         answers = self._answers(examples)
         scores = evaluation.score(examples, answers, self.kinds)
         if self.accelerator.is_main_process:
-            checkpoint.save_tensors(self.bare.state_dict(), self.folder.candidate(update))
+            checkpoint.save_tensors(checkpoint.own_tensors(self.bare), self.folder.candidate(update))
         values = evaluation.summarise(scores, self.kinds)
         self.evaluations.append((update, values))
         self._write({"event": "evaluation", "epoch": epoch + 1, "update": update, "dev": scores})
@@ -421,7 +391,7 @@ class Loop:
         """Predictions for the tasks that each example is labelled for, shared out among the processes."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.bare.eval()
-        own = self.predictor.answer_labelled(examples[rank::processes])
+        own = self.learner.predictor.answer_labelled(examples[rank::processes])
         self.bare.train()
         answers: list[Any] = [None] * len(examples)
         for number, share in enumerate(gather_object([own])):
@@ -436,24 +406,18 @@ class Loop:
         best = [update for update, _ in self.evaluations].index(_select(self.config, self.evaluations))
         return len(self.evaluations) - 1 - best >= patience
 
-    def _report_epoch(self, epoch: int, updates: Sequence[Sequence[Row]]) -> None:
+    def _report_epoch(self, epoch: int, updates: Sequence[Sequence[Any]]) -> None:
         drawn = self.mixing.draw(epoch)
         ever = np.unique(np.concatenate([self.mixing.draw(earlier) for earlier in range(epoch + 1)]))
         seen_ever = set(ever.tolist())
         tasks = {}
         for task in self.kinds:
-            labelled = [n for n, example in enumerate(self.dataset.examples) if task in example.labels]
-            encoded = [self.dataset.encoded[n] for n in labelled]
+            labelled = [n for n, example in enumerate(self.train_examples) if task in example.labels]
             tasks[task] = {
-                "draws": int(sum(task in self.dataset.examples[n].labels for n in drawn)),
+                "draws": int(sum(task in self.train_examples[n].labels for n in drawn)),
                 "seen": len(set(drawn.tolist()) & set(labelled)),
                 "never_seen": len(set(labelled) - seen_ever),
-                "windowed": sum(len(example.rows) > 1 for example in encoded),
-                "truncated": sum(any(row.truncated for row in example.rows) for example in encoded),
-                "out_of_reach": sum(
-                    self.kinds[task].out_of_reach(self.dataset.examples[n].labels[task], example)
-                    for n, example in zip(labelled, encoded, strict=True)
-                ),
+                **self.learner.counts(task, labelled),
             }
         self._write(
             {
@@ -461,7 +425,7 @@ class Loop:
                 "epoch": epoch + 1,
                 "tasks": tasks,
                 "wordpieces": sum(len(row) for rows in updates for row in rows),
-                "padding": round(padding_share(updates), 4),
+                "padding": round(padding_share(updates, sizes=self.learner.sizes), 4),
             }
         )
 

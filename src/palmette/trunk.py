@@ -109,7 +109,7 @@ class Trunk(nn.Module):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and tables from transformers: what matters in them is checked."""
     from transformers.utils import logging as library
 
@@ -130,7 +130,12 @@ def attention_for(device: str) -> str:
     return "eager" if device == "cpu" else "sdpa"
 
 
-def _read_tokenizer(file: Path) -> Tokenizer:
+def read_tokenizer(file: Path) -> Tokenizer:
+    """A tokenizer from its file.
+
+    Raises:
+        ValueError: it is none.
+    """
     content = file.read_text(encoding="utf-8")
     try:
         return Tokenizer.from_str(content)
@@ -153,7 +158,7 @@ def load_text_encoder(config: TrunkConfig) -> TextEncoder:
     try:
         settings = AutoConfig.from_pretrained(place)
         file = Path(place) / "tokenizer.json"
-        tokenizer = _read_tokenizer(file) if file.exists() else AutoTokenizer.from_pretrained(place).backend_tokenizer
+        tokenizer = read_tokenizer(file) if file.exists() else AutoTokenizer.from_pretrained(place).backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"trunk: {config.name} cannot be loaded: {error}") from error
     return TextEncoder(tokenizer, max_length=_longest(config, settings))
@@ -184,7 +189,7 @@ def load_pretrained(config: TrunkConfig, *, device: str = "cpu") -> tuple[Trunk,
             if config.layers > settings.num_hidden_layers:
                 raise ConfigError(f"trunk.layers: {config.name} has only {settings.num_hidden_layers} layers")
             settings.num_hidden_layers = config.layers
-        with _quiet():
+        with quiet():
             encoder, found = AutoModel.from_pretrained(
                 place, config=settings, attn_implementation=attention_for(device), output_loading_info=True
             )
@@ -214,8 +219,10 @@ def _run_encoder(config: TrunkConfig) -> tuple[TextEncoder, dict[str, Any]]:
         raise ConfigError(f"trunk: {folder} is a run that has not finished: palmette train … --out {folder} --resume")
     try:
         described = json.loads((folder / "trunk.json").read_text(encoding="utf-8"))
+        if "encoder" not in described:
+            raise ConfigError(f"trunk: {folder} is the run of a model that writes; a trunk is an encoder")
         settings = _settings(described)
-        tokenizer = _read_tokenizer(folder / "tokenizer.json")
+        tokenizer = read_tokenizer(folder / "tokenizer.json")
         layers, casing, longest = settings.num_hidden_layers, described["casing"], described["max_length"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"trunk: the run {folder} is damaged: {error}") from error
@@ -268,7 +275,7 @@ def save_architecture(trunk: Trunk, encoder: TextEncoder, folder: Path) -> None:
 def load_architecture(folder: Path, *, device: str = "cpu") -> tuple[Trunk, TextEncoder]:
     """The trunk of a run folder, its weights still to be loaded, and the encoder of its texts."""
     described = json.loads((folder / "trunk.json").read_text(encoding="utf-8"))
-    text_encoder = TextEncoder(_read_tokenizer(folder / "tokenizer.json"), max_length=described["max_length"])
+    text_encoder = TextEncoder(read_tokenizer(folder / "tokenizer.json"), max_length=described["max_length"])
     return _build(described, device=device), text_encoder
 
 

@@ -75,12 +75,11 @@ def export(
     if out.exists():
         raise BundleError(f"{out}: exists; give --out another name, so that what serves from it is not changed")
     run = Run.load(path)
-    if run.config.family != "heads":
-        raise BundleError(f"{path}: a bundle holds heads on a trunk; a run of family {run.config.family} has none")
+    model, own = run.heads(f"{path}: no bundle can be written")
     corpus = corpus or load_corpus(run.config, fitted=run.kinds)
     examples, splits = _checked(corpus, run.kinds)
     say("tracing the graph")
-    graph = trace(run.model.cpu(), list(run.kinds))
+    graph = trace(model.cpu(), list(run.kinds))
     parity: dict[str, Any] = {"splits": splits, "fp32": _compare(run, graph, examples, say)}
     content, precision = graph.content, "fp32"
     if quantize is not None:
@@ -94,9 +93,9 @@ def export(
     parity["scores"] = measured
     files = {
         bundle.GRAPH: content,
-        bundle.TOKENIZER: run.predictor.encoder.tokenizer.to_str().encode(),
+        bundle.TOKENIZER: own.encoder.tokenizer.to_str().encode(),
         bundle.WORDS: _json(WordRules.of_language(run.config.language).as_json()),
-        bundle.TASKS: _json(_tasks(run)),
+        bundle.TASKS: _json(_tasks(run, own)),
         bundle.CONFIG: _described(run.config).encode(),
         bundle.PARITY: _json(parity),
         bundle.CARD: card.write(run.config, run.kinds, corpus, measured, parity, precision=precision, now=now).encode(),
@@ -120,11 +119,11 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _tasks(run: Run) -> dict[str, Any]:
+def _tasks(run: Run, own: Predictor) -> dict[str, Any]:
     """What the runtime needs besides graph and tokenizer: label maps, thresholds, scales."""
     return {
-        "max_length": run.predictor.encoder.max_length,
-        "pad": run.predictor.pad,
+        "max_length": own.encoder.max_length,
+        "pad": own.pad,
         "tasks": {
             task: {"config": kind.config.model_dump(mode="json", exclude_defaults=True), "state": kind.state}
             for task, kind in run.kinds.items()
@@ -185,7 +184,7 @@ def _engine(content: bytes, kinds: Mapping[str, AnyKind]) -> Engine:
 
 
 def _predictor(run: Run, engine: Engine) -> Predictor:
-    own = run.predictor
+    _, own = run.heads("export")
     return Predictor(run.kinds, own.encoder, engine, pad=own.pad, find_words=own.find_words)
 
 
@@ -195,7 +194,7 @@ def _answers(run: Run, engine: Engine, examples: Sequence[Example]) -> Any:
 
 def _compare(run: Run, graph: Graph, examples: Sequence[Example], say: Say) -> dict[str, Any]:
     """The largest difference between the graph's scores and the run's, of each task."""
-    own, other = torch_engine(run.model, torch.device("cpu"), "fp32"), _engine(graph.content, run.kinds)
+    own, other = torch_engine(run.heads("export")[0], torch.device("cpu"), "fp32"), _engine(graph.content, run.kinds)
     some = _some(examples, run.kinds, _COMPARED)
     say(f"comparing the graph's scores with the run's on {len(some)} examples")
     gaps = _gaps(run, own, other, some)

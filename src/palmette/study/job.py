@@ -182,11 +182,18 @@ def _sample(examples: Sequence[Example], tasks: Sequence[str]) -> list[Example]:
 
 
 def _parameters(trained: Run) -> dict[str, Any]:
-    if trained.config.family != "heads":  # every task is answered by the whole model
-        own = 0 if trained.config.endpoint is not None else trained.model.parameters  # of a remote one nobody says
+    from palmette.model import Model
+
+    if trained.config.family == "causal_lm":  # every task is answered by the whole model; of a remote one nobody says
+        own = 0 if trained.config.endpoint is not None else trained.model.parameters
         return {"shared": own, "tasks": dict.fromkeys(trained.kinds, 0)}
-    heads = {task: sum(p.numel() for p in trained.model.heads[f"task_{task}"].parameters()) for task in trained.kinds}
-    return {"shared": sum(p.numel() for p in trained.model.trunk.parameters()), "tasks": heads}
+
+    everything = sum(parameter.numel() for parameter in trained.model.parameters())
+    heads = dict.fromkeys(trained.kinds, 0)  # a model that writes has none
+    if isinstance(trained.model, Model):
+        modules = trained.model.heads
+        heads = {task: sum(p.numel() for p in modules[f"task_{task}"].parameters()) for task in trained.kinds}
+    return {"shared": everything - sum(heads.values()), "tasks": heads}
 
 
 def _money(config: Config, spent: Usage) -> dict[str, float]:
@@ -203,7 +210,8 @@ def _bytes(trained: Run) -> int:
 
 def _usage(trained: Run) -> dict[str, Any]:
     """What answering test took a model that writes: milliseconds of all tasks together, and each task's tokens."""
-    usage = {task: spent for task, spent in trained.predictor.usage.items() if spent.examples}
+    predictor: Any = trained.predictor
+    usage = {task: spent for task, spent in predictor.usage.items() if spent.examples}
     return {
         "ms_per_text": round(sum(1000 * spent.seconds / spent.examples for spent in usage.values()), 3),
         "texts": min((spent.examples for spent in usage.values()), default=0),

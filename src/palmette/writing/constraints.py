@@ -7,7 +7,7 @@ of a moment begin with the same tokens, or one goes on where another ends, all r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from palmette.writing.writer import NextPieces
@@ -124,19 +124,22 @@ class Constraint:
         return "".join(best.pieces) if best is not None else ""
 
     def _follow(self, written: tuple[int, ...]) -> list[_Reading]:
-        if written not in self._readings:
-            step = written[-1]
-            readings: list[_Reading] = []
-            for reading in self._follow(written[:-1]):
-                node = reading.node.then.get(step)
-                if node is None:
-                    continue
-                if node.then:
-                    readings.append(_Reading(reading.pieces, node, ends=False))
-                if node.piece is not None:
-                    readings.append(self._begin((*reading.pieces, node.piece)))
-            self._readings[written] = readings
-        return self._readings[written]
+        known = len(written)
+        while written[:known] not in self._readings:  # mostly all but the last token
+            known -= 1
+        readings = self._readings[written[:known]]
+        for length in range(known + 1, len(written) + 1):
+            readings = list(self._step(readings, written[length - 1]))
+            self._readings[written[:length]] = readings
+        return readings
+
+    def _step(self, readings: Sequence[_Reading], token: int) -> Iterator[_Reading]:
+        for reading in readings:
+            node = reading.node.then.get(token)
+            if node is not None and node.then:
+                yield _Reading(reading.pieces, node, ends=False)
+            if node is not None and node.piece is not None:
+                yield self._begin((*reading.pieces, node.piece))
 
     def _begin(self, pieces: tuple[str, ...]) -> _Reading:
         """The moment in which the next piece begins."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from palmette.kinds import AnyKind
 from palmette.kinds.base import softmax
+from palmette.kinds.sequence_labeling import SequenceLabeling
 from palmette.predictor import AnyPredictor
 from palmette.types import Example, Prediction, Text
 from palmette.writing.prompts import CONTENT_FREE, Prompt
@@ -80,8 +81,25 @@ class WritingPredictor(AnyPredictor):
         self.longest = longest
         self.scorer = scorer
         self.calibrated = calibrated
-        self.usage: dict[str, Usage] = {task: Usage() for task in kinds}
+        self.forget_usage()
         self._biases: dict[str, Any] = {}
+
+    def forget_usage(self) -> None:
+        """Count anew."""
+        self.usage: dict[str, Usage] = {task: Usage() for task in self.kinds}
+
+    def usage_json(self) -> dict[str, dict[str, float]]:
+        """What each task that was asked has cost."""
+        return {task: usage.as_json() for task, usage in self.usage.items() if usage.examples}
+
+    def render(self, example: Example, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
+        """Predictions as JSON, which has no NaN: what is written without a probability has no `confidence`."""
+        rendered = super().render(example, predictions)
+        for found in rendered["tasks"].values():
+            for part in (found, *found.get("spans", ())):
+                if not np.isfinite(part.get("confidence", 0.0)).all():
+                    del part["confidence"]
+        return rendered
 
     def _run(self, examples: Sequence[Example], wanted: Sequence[Sequence[str]]) -> list[dict[str, Prediction]]:
         answers: list[dict[str, Prediction]] = [{} for _ in examples]
@@ -97,13 +115,6 @@ class WritingPredictor(AnyPredictor):
             for number, prediction in zip(numbers, found, strict=True):
                 answers[number][task] = prediction
         return [{task: found[task] for task in tasks} for found, tasks in zip(answers, wanted, strict=True)]
-
-    def render(self, example: Example, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
-        """Predictions as JSON; the confidence of what was written is null."""
-        rendered = super().render(example, predictions)
-        for found in rendered["tasks"].values():
-            _without_nan(found)
-        return rendered
 
     def _answer(self, task: str, examples: Sequence[Example]) -> list[Prediction]:
         kind = self.kinds[task]
@@ -121,7 +132,7 @@ class WritingPredictor(AnyPredictor):
         for example, written in zip(examples, self.writer.write(requests), strict=True):
             self._count(task, written.prompt_tokens, written.written_tokens, truncated=written.truncated)
             label, readable = kind.read_text(written.text, example)
-            found.append(Prediction(label, _no_confidence(label), readable))
+            found.append(Prediction(label, _no_confidence(kind, label), readable))
         return found
 
     def _by_likelihood(self, task: str, kind: AnyKind, examples: Sequence[Example], scorer: Scorer) -> list[Prediction]:
@@ -165,13 +176,6 @@ def _constraint(kind: AnyKind, example: Example) -> NextPieces | None:
     return lambda written: kind.next_pieces(written, example)
 
 
-def _without_nan(found: dict[str, Any]) -> None:
-    for part in (found, *found.get("spans", ())):
-        confidence = part.get("confidence")
-        if any(math.isnan(value) for value in (confidence if isinstance(confidence, list) else [confidence or 0.0])):
-            part["confidence"] = None
-
-
-def _no_confidence(label: Any) -> float | tuple[float, ...]:
+def _no_confidence(kind: AnyKind, label: Any) -> float | tuple[float, ...]:
     """What is written has no probability; tags have one place each for it."""
-    return (math.nan,) * len(label) if isinstance(label, tuple) and label and isinstance(label[0], str) else math.nan
+    return (math.nan,) * len(label) if isinstance(kind, SequenceLabeling) else math.nan
