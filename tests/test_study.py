@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from endpoint import Reply, served
-from fakes import WORDS, tiny_config, tiny_language_model, tiny_trunk, write_jsonl
+from fakes import WORDS, tiny_config, tiny_language_model, tiny_t5, tiny_trunk, write_jsonl
 from palmette.config import Config
 from palmette.errors import ConfigError, RunError
 from palmette.study import job as worker
@@ -30,7 +30,7 @@ from palmette.study.plan import Plan, read_budget
 from palmette.study.regimes import REGIMES, ModelPlan, Setting
 
 TASKS = ("pos", "ner", "tone")
-TRAINED = [regime for regime in REGIMES if not regime.endswith("_shot")]
+TRAINED = ("single_task", "multi_task", "frozen", "sequential")
 
 
 @dataclass
@@ -145,7 +145,7 @@ def test_the_curve_cuts_one_task_and_leaves_the_others(studied: Studied) -> None
     curve = studied.study["learning_curve"]
     assert curve["task"] == "ner"  # the first of equals by name
     assert {(point["percent"], point["regime"]) for point in curve["points"]} == {
-        (percent, regime) for percent in (50, 100) for regime in REGIMES
+        (percent, regime) for percent in (50, 100) for regime in TRAINED
     }
     by_percent = {point["percent"]: point["examples"] for point in curve["points"]}
     assert by_percent[50] == by_percent[100] / 2
@@ -562,6 +562,20 @@ def test_settings_of_another_family_are_checked_with_the_rest(tmp_path: Path) ->
         Config.parse(data | {"families": {"causal_lm": {"prompting": {"shots": -1}}}})
     with pytest.raises(ConfigError, match=r"families\.text2text: .*prompting: goes with family: causal_lm"):
         Config.parse(data | {"families": {"text2text": {"prompting": {"shots": 1}}}})
+
+
+def test_a_text_to_text_model_is_trained_in_the_same_study(tmp_path: Path) -> None:
+    config = small(tmp_path, ("pos", "tone"), epochs=1, examples=10)
+    writes = {"trunk": {"name": str(tiny_t5(tmp_path / "t5"))}}
+    config = Config.parse(config.model_dump(mode="json", exclude_none=True) | {"families": {"text2text": writes}})
+    plan = Plan.make(config, regimes=["multi_task", "text2text"], seeds=2, trials=1)
+    study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    found = study["regimes"]["text2text"]
+    assert found["drawn"] == study["regimes"]["multi_task"]["drawn"], "the same examples of each task"
+    assert found["wordpieces"] > 0
+    assert found["usage"]["pos"]["unparseable"] == 0, "tags are constrained"
+    for task in ("pos", "tone"):
+        assert study["differences"][task]["text2text"]["verdict"] in {"helps", "hurts", "no difference shown"}
 
 
 def test_a_remote_model_stands_in_the_study_with_its_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,11 @@ def sequential(setting: Setting) -> list[ModelPlan]:
     ]
 
 
+def text2text(setting: Setting) -> list[ModelPlan]:
+    """An encoder-decoder learns to write every task's answer, all tasks together."""
+    return [ModelPlan(setting.tasks, setting.config.in_family("text2text"), search=FINE_TUNING, keep=True)]
+
+
 def zero_shot(setting: Setting) -> list[ModelPlan]:
     """A language model is asked, by instruction alone; nothing is trained."""
     return [ModelPlan(setting.tasks, setting.config.in_family("causal_lm", prompting={"shots": 0}), seeded=False)]
@@ -164,12 +169,13 @@ def few_shot(setting: Setting) -> list[ModelPlan]:
     return [ModelPlan(setting.tasks, config, seeded=config.prompting.selection != "nearest")]
 
 
-# Families that join later (text2text, lora) add theirs here.
+# Language models that are tuned (lora) join here.
 REGIMES: dict[str, Callable[[Setting], list[ModelPlan]]] = {
     "single_task": single_task,
     "multi_task": multi_task,
     "frozen": frozen,
     "sequential": sequential,
+    "text2text": text2text,
     "zero_shot": zero_shot,
     "few_shot": few_shot,
 }
