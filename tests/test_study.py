@@ -27,7 +27,7 @@ from palmette.study.compare import compare
 from palmette.study.execute import Engine, Processes, Ray
 from palmette.study.jobs import Job
 from palmette.study.plan import Plan, read_budget
-from palmette.study.regimes import REGIMES, ModelPlan, Setting
+from palmette.study.regimes import ModelPlan, Setting
 
 TASKS = ("pos", "ner", "tone")
 TRAINED = ("single_task", "multi_task", "frozen", "sequential")
