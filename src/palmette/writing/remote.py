@@ -334,11 +334,12 @@ class _Call:
         )
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, unless the call has failed meanwhile."""
+        """Wait, unless the call has failed or fails meanwhile."""
         with anyio.CancelScope() as scope:
             self.pauses.add(scope)
             try:
-                await self.writer.sleep(seconds)
+                if self.failure is None:
+                    await self.writer.sleep(seconds)
             finally:
                 self.pauses.discard(scope)
         if self.failure is not None:
