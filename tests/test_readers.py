@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from palmette.config import Source, SourceConfig
+from palmette.config import JsonlSource, Source, SourceConfig
 from palmette.data.readers import READERS, read
 from palmette.data.splits import read_splits
 from palmette.errors import MissingExtraError, ReadError
@@ -697,3 +697,29 @@ def test_questions_about_one_passage_stay_on_one_side_of_a_cut() -> None:
     train, dev = ({record.pair for record in records} for records in read.values())
     assert not train & dev
     assert len(dev) == 203  # a tenth of 2,033 passages
+
+
+def test_lists_of_sentences_are_joined_where_the_source_says_so(tmp_path: Path) -> None:
+    row = {"source": ["One sentence.", "Another one."], "target": ["Short.", "Shorter."]}
+    path = tmp_path / "texts.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    declared = {"format": "jsonl", "train": str(path), "text": "source", "labels": {"tldr": "target"}}
+    (words,) = read(JsonlSource(**declared), "train")
+    (text,) = read(JsonlSource(**declared, sentences=True), "train")
+    assert words.text == ("One sentence.", "Another one.")
+    assert text.text == "One sentence. Another one."
+    assert text.labels["tldr"] == ("Short.", "Shorter.")
+
+
+@real
+def test_scitldr_is_read_as_abstracts_with_their_references() -> None:
+    files = {"train": "train.jsonl", "dev": "dev.jsonl", "test": "test_first309.jsonl"}
+    source = JsonlSource.model_validate(
+        {split: str(DATA / "scitldr" / name) for split, name in files.items()}
+        | {"format": "jsonl", "text": "source", "sentences": True, "labels": {"tldr": "target"}}
+    )
+    splits = read_splits(source)
+    assert {split: len(list(records)) for split, records in splits.items()} == {"train": 1992, "dev": 619, "test": 309}
+    first = next(iter(read(source, "test")))
+    assert isinstance(first.text, str)
+    assert isinstance(first.labels["tldr"], tuple)
