@@ -28,7 +28,9 @@ import pytest
 from click.testing import CliRunner
 from starlette.testclient import TestClient
 
+import palmette
 from conftest import Trained
+from fakes import tiny_text_config
 from palmette.answering import Answerer
 from palmette.cli import main
 from palmette.errors import ConfigError, MissingExtraError, RunError
@@ -303,6 +305,18 @@ def test_explanations_are_those_of_predict(connect: Connect, run: Run) -> None:
     assert [answer["tasks"] for answer in found] == [answer["tasks"] for answer in wanted]
     assert len(found[0]["tasks"]["tone"]["explanation"]["words"]) == 2
     assert found[1]["pair_offsets"] == wanted[1]["pair_offsets"]
+
+
+def test_a_model_that_writes_is_served_and_explains_nothing(connect: Connect, tmp_path: Path) -> None:
+    data = tiny_text_config(tmp_path, epochs=1)
+    data["sources"] = [source for source in data["sources"] if source["name"] in {"words", "summaries"}]
+    labelled = {task for source in data["sources"] for task in source["labels"]}
+    data["tasks"] = {task: declared for task, declared in data["tasks"].items() if task in labelled}
+    writes = palmette.train(data, tmp_path / "run")
+    client = connect(lambda _: writes)
+    texts = ["the cat sat", "a dog runs fast in paris"]
+    assert client.predict(texts).json()["answers"] == [writes.predict(text) for text in texts]
+    assert "cannot be explained" in refused(client.predict(explain=True), 422, "not_explained", "explain")
 
 
 def test_a_text_too_long_to_explain_is_refused(connect: Connect) -> None:

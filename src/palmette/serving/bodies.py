@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from palmette.predictor import Input
+from palmette.predictor import Input, Predictor
 from palmette.serving.model import Served
 from palmette.serving.refusal import RefusedError
 from palmette.serving.settings import ServerSettings
@@ -189,7 +189,7 @@ def _check_length(given: Input, place: str, most: int) -> None:
 
 def _check_explained(tasks: Sequence[str], model: Served) -> None:
     for task in tasks:
-        if not model.kinds[task].explained:
+        if not (model.kinds[task].explained and isinstance(model.answerer.predictor, Predictor)):
             message = f"explain: answers of {task} ({model.kinds[task].config.kind}) cannot be explained; leave it out"
             raise RefusedError(422, "not_explained", message, field="explain")
 
