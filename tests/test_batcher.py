@@ -16,6 +16,7 @@ from palmette.predictor import Input
 from palmette.serving.batcher import Batcher, Job, QueueFullError, cost
 from palmette.serving.metrics import Metrics
 from palmette.serving.model import Served
+from palmette.serving.observing import Answered, Gallery
 from palmette.types import Prediction
 
 TOKENS = 16  # cost of TEXT
@@ -261,3 +262,41 @@ def test_under_load_a_worker_waits_for_those_it_has_just_answered(make: Make) ->
     waits = [(job.started or 0) - job.submitted for job in third + fourth]
     assert 0.14 < waits[0] < 0.5, "waited for two more, in vain, and no longer than the limit"
     assert waits[1] < 0.12, "and expects no more of them"
+
+
+class Onlooker:
+    """Keeps what it saw; fails at what it is told to."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.seen: list[Answered] = []
+        self.fails = fails
+        self.closed = False
+
+    def answered(self, answers: Sequence[Answered]) -> None:
+        if self.fails:
+            raise ValueError("secret words")
+        self.seen += answers
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_observers_see_every_answer_once_and_one_that_fails_harms_nobody() -> None:
+    good, bad, metrics = Onlooker(), Onlooker(fails=True), Metrics()
+    batcher = Batcher(metrics, Gallery([bad, good], metrics))
+    job = Caller(batcher, served(Recorder())).submit("a", "b")
+    batcher.close()
+    assert all(answer is not None for answer in job.answers)
+    assert [(answer.number, answer.predictions["t"].label) for answer in good.seen] == [(0, "a"), (1, "b")]
+    assert good.closed
+    assert b'palmette_observer_errors_total{observer="Onlooker"} 1.0' in metrics.render()
+
+
+def test_what_observers_are_too_slow_for_is_counted() -> None:
+    metrics = Metrics()
+    gallery = Gallery([onlooker := Onlooker()], metrics, texts=1)
+    batcher = Batcher(metrics, gallery)
+    Caller(batcher, served(Recorder())).submit("a", "b")
+    batcher.close()
+    assert not onlooker.seen
+    assert b"palmette_unobserved_texts_total 2.0" in metrics.render()

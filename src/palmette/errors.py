@@ -30,6 +30,10 @@ class BundleError(PalmetteError):
     """A bundle is damaged, was changed, is not one, or cannot be made."""
 
 
+class StoreError(PalmetteError):
+    """A database cannot be used, or lacks what is asked of it."""
+
+
 class MissingExtraError(PalmetteError):
     """A feature needs packages that an extra of Palmette brings."""
 

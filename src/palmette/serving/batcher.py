@@ -16,6 +16,7 @@ from palmette.predictor import Input
 from palmette.serving.logs import log
 from palmette.serving.metrics import Metrics
 from palmette.serving.model import Served
+from palmette.serving.observing import Answered, Gallery
 from palmette.types import Prediction
 
 _SPECIAL = 3  # special tokens around a text
@@ -138,12 +139,14 @@ class Batcher:
 
     Args:
         metrics: what to count with.
+        gallery: who looks at the answers; nobody by default.
         batch_tokens, queue_tokens, longest_wait, workers: see `ServerSettings`.
     """
 
     def __init__(
         self,
         metrics: Metrics,
+        gallery: Gallery | None = None,
         *,
         batch_tokens: int = 2048,
         queue_tokens: int = 65_536,
@@ -151,6 +154,7 @@ class Batcher:
         workers: int = 1,
     ) -> None:
         self._metrics = metrics
+        self._gallery = gallery or Gallery((), metrics)
         self._batch_tokens = batch_tokens
         self._queue_tokens = queue_tokens
         self._longest_wait = longest_wait
@@ -208,6 +212,7 @@ class Batcher:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        self._gallery.close()
 
     def _work(self) -> None:
         while batch := self._next_batch():
@@ -276,7 +281,7 @@ class Batcher:
         self._metrics.batch_requests.observe(len(jobs))
         self._metrics.batch_tokens.observe(sum(job.costs[number] for job, number in batch))
         try:
-            self._deliver(batch, self._answer(batch))
+            answers, seen = self._answer(batch)
         except BaseException as error:  # noqa: BLE001 - a panic of the tokenizers is no Exception
             if len(jobs) > 1:
                 # One of them is at fault; the others are strangers to it.
@@ -289,9 +294,12 @@ class Batcher:
                 jobs[0].error = error
                 self._withdraw(jobs[0])
             jobs[0].notify()
+            return
+        self._deliver(batch, answers)
+        self._gallery.show(seen)
 
-    def _answer(self, batch: Sequence[tuple[Job, int]]) -> list[bytes]:
-        """The rendered answers of a batch."""
+    def _answer(self, batch: Sequence[tuple[Job, int]]) -> tuple[list[bytes], list[Answered]]:
+        """The rendered answers of a batch, and what observers see of them."""
         predictor = batch[0][0].model.answerer.predictor
         with self._words:
             examples = [predictor.example(job.inputs[number]) for job, number in batch]
@@ -308,7 +316,11 @@ class Batcher:
                 rendered += list(explanations(predictor, [example], job.tasks))
             else:
                 rendered.append(predictor.render(example, predictions))
-        return [_dump(answer) for answer in rendered]
+        seen = [
+            Answered(job.model, job.request_id, number, example, predictions)
+            for (job, number), example, predictions in zip(batch, examples, found, strict=True)
+        ]
+        return [_dump(answer) for answer in rendered], seen
 
     def _deliver(self, batch: Sequence[tuple[Job, int]], answers: Sequence[bytes]) -> None:
         with self._changed:

@@ -61,6 +61,12 @@ class Metrics:
         self.dropped = Counter(
             "palmette_dropped_texts", "Texts whose caller went away or ran out of time.", registry=registry
         )
+        self.unobserved = Counter(
+            "palmette_unobserved_texts", "Answers that reviews and watches were too slow to see.", registry=registry
+        )
+        self.observer_errors = Counter(
+            "palmette_observer_errors", "Batches that an observer failed at.", ["observer"], registry=registry
+        )
         self.reloads = Counter("palmette_reloads", "Reloads of the model.", ["result"], registry=registry)
 
     def watch_queue(self, requests: Callable[[], float], tokens: Callable[[], float]) -> None:

@@ -14,6 +14,7 @@ from palmette.serving.keys import Keys
 from palmette.serving.logs import log
 from palmette.serving.metrics import Metrics
 from palmette.serving.model import Served
+from palmette.serving.observing import Gallery, Observer
 from palmette.serving.refusal import RefusedError
 from palmette.serving.settings import ServerSettings
 
@@ -43,6 +44,7 @@ class Service:
         self.metrics = Metrics()
         self.batcher = Batcher(
             self.metrics,
+            Gallery(self._observers(), self.metrics),
             batch_tokens=settings.batch_tokens,
             queue_tokens=settings.queue_tokens,
             longest_wait=settings.longest_wait,
@@ -50,6 +52,10 @@ class Service:
         )
         self.draining = False
         self._reloading = False
+
+    def _observers(self) -> list[Observer]:
+        """Who looks on, as the settings say."""
+        return []
 
     async def reload(self) -> Served:
         """Load model and keys anew, in a thread, and answer with them from then on.
