@@ -25,7 +25,7 @@ Input = str | Sequence[str] | tuple[str | Sequence[str], str | Sequence[str]]
 # What a task's head says of an example: its rows, in window order, and the outputs of each.
 Windows = list[tuple[Row, NDArray[Any]]]
 
-# What a pass costs besides its tokens. Of 10 to 80, 40 is the fastest for batches of 80 texts, and as fast as any for 512
+# What a pass costs besides its tokens. Of 10 to 80, 40 is the fastest for batches of 80 texts, as fast as any for 512
 # (MiniLM, int8, two cores; LOG.md, 2026-11-24).
 _PASS_TOKENS = 40
 _CHUNK = 512  # examples that are sorted by length together; bounds the memory of a stream
