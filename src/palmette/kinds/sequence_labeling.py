@@ -16,6 +16,7 @@ from palmette.errors import ConfigError
 from palmette.kinds.base import (
     UNREADABLE,
     Array,
+    Form,
     Kind,
     LabelError,
     RawLabel,
@@ -274,6 +275,14 @@ class SequenceLabeling(Kind[Tags]):
         if self.config.scheme is None:
             return set(enumerate(label))
         return {((start, stop), kind) for start, stop, kind in read_spans(label, "iob2")}
+
+    @property
+    def form(self) -> Form:
+        return "tags" if self.config.scheme is None else "spans"
+
+    def compare(self, one: Tags, other: Tags) -> list[tuple[str, str]]:
+        """A word is a unit."""
+        return list(zip(one, other, strict=True))
 
     def instruction(self) -> str:
         if self.config.scheme is None:
