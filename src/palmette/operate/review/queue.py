@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -528,12 +527,13 @@ def erase(engine: Engine) -> None:
         StoreError: SQLite's log could not be cut in that time.
     """
     if engine.dialect.name == "sqlite":
-        deadline = time.monotonic() + _PATIENCE
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            while connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
-                if time.monotonic() > deadline:
-                    raise StoreError("deleted, but readers keep the log of changes: delete once more to have it cut")
-                time.sleep(0.05)
+            usual = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * _PATIENCE:.0f}")
+            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {usual}")
+        if busy:
+            raise StoreError("deleted, but a reader keeps the log of changes: delete once more to have it cut")
         return
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for table in (ItemRow, TextRow, DecisionRow, LeaseRow):
