@@ -211,7 +211,11 @@ def test_two_reviewers_and_what_they_agree_on(browser: Browser, url: str, queue:
 @pytest.mark.parametrize("task", FIRST)
 def test_it_fits_a_phone_and_answers_to_touch(browser: Browser, url: str, queue: Queue, task: str) -> None:
     put(queue, task, *FIRST[task])
+    queue.count({(task, DIGEST): 3}, now=datetime.now(UTC))
     page = Page(browser, url, PHONE)
+    for name in ("cleanup", "agreement"):
+        browser.ask(f"document.getElementById('{name}-panel').open = true")
+    page.wait("document.querySelector('#cleanup td') && document.querySelector('#agreement p')")
     assert browser.ask("document.documentElement.scrollWidth <= window.innerWidth")
     if task == "ner":
         browser.ask("document.querySelector('[data-word=\"2\"]').click()")

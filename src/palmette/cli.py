@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from palmette.bulk.local import Counts
     from palmette.bulk.rows import Row, Section
     from palmette.config import Config
+    from palmette.operate.review.queue import Queue
     from palmette.trainer import Outcome
 
 
@@ -481,6 +483,85 @@ def new(note: str) -> None:
     key = new_key()
     click.echo(f"key, for the caller:   {key}")
     click.echo(f"line, for the server:  {hash_key(key)} {note}".rstrip())
+
+
+@main.group()
+def review() -> None:
+    """Answers that people check (docs/review.md): files out, corrections in."""
+
+
+_FORMATS = click.Choice(["conllu", "columns", "jsonl", "argilla", "label-studio"])
+
+
+@review.command(name="export")
+@click.argument("store")
+@click.option("--format", "form", required=True, type=_FORMATS)
+@click.option("--task", required=True, help="Whose answers.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write.")
+@click.option(
+    "--which",
+    type=click.Choice(["checked", "waiting", "all"]),
+    help="Those on which people agree, those that wait, or all.  [default: checked; all for argilla, label-studio]",
+)
+def review_export(store: str, form: str, task: str, out: Path, which: Any) -> None:
+    """Write the answers of a task to a file: for training, or to be corrected in another tool.
+
+    STORE is the server's: an SQLite file, or the URL of a database.
+    """
+    from datetime import UTC, datetime
+
+    from palmette.operate.review.transfer import export as write
+
+    with _queue(store) as queue:
+        found = write(queue, form, task, out, now=datetime.now(UTC), which=which)
+    click.echo(f"{out}: {found.items} items")
+    for count, why in ((found.textless, "their text is not kept"), (found.disagreed, "their reviewers disagree")):
+        if count:
+            click.echo(f"palmette: {count} items left out: {why}", err=True)
+
+
+@review.command(name="import")
+@click.argument("store")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--format", "form", required=True, type=_FORMATS)
+@click.option("--task", required=True, help="Whose answers.")
+@click.option("--reviewer", required=True, help="Who corrected them, where the file does not say.")
+def review_import(store: str, file: Path, form: str, task: str, reviewer: str) -> None:
+    """Bring back corrections of exported answers. What the queue has already is not taken twice."""
+    from datetime import UTC, datetime
+
+    from palmette.operate.review.transfer import bring_back
+
+    with _queue(store) as queue:
+        found = bring_back(queue, form, task, file, reviewer=reviewer, now=datetime.now(UTC))
+    click.echo(f"{found.taken} taken, {found.known} known already")
+    left = {
+        "of items that the queue does not have (or no longer their text)": found.unknown,
+        f"no label of {task}, the first: {found.reason}": found.refused,
+        "spans widened to whole words": found.widened,
+    }
+    for why, count in left.items():
+        if count:
+            click.echo(f"palmette: {count} {why}", err=True)
+
+
+@contextmanager
+def _queue(store: str) -> Iterator[Queue]:
+    """The queue of a store that is there."""
+    from palmette.errors import StoreError
+
+    try:
+        from palmette.operate.review.queue import Queue
+        from palmette.store import open_store
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "sqlalchemy", "operate") from error
+    if "://" not in store and not Path(store).is_file():
+        raise StoreError(f"{store}: there is no such file; give the store of the server (palmette serve --set store=…)")
+    engine = open_store(store)
+    try:
+        yield Queue(engine)
+    finally:
+        engine.dispose()
 
 
 @main.command()
