@@ -71,7 +71,8 @@ def _config(task: str, name: str, file: Path) -> Config:
     kind = KINDS[task]
     label: Any = {"columns": 1, "jsonl": task}.get(name) or (f"comment.{task}" if task == "tone" else f"misc.{task}")
     source: dict[str, Any] = {"format": name, "train": str(file), "labels": {task: label}}
-    source |= {"columns": {"text_column": 0, "comments": True}, "jsonl": {"text": "text"}}.get(name, {})
+    more: dict[str, dict[str, Any]] = {"columns": {"text_column": 0, "comments": True}, "jsonl": {"text": "text"}}
+    source |= more.get(name, {})
     if task == "answer":
         source["text_pair"] = "text_pair"
     declared = {"kind": kind.config.kind} | ({"scheme": "iob2"} if task == "ner" else {})

@@ -1,4 +1,6 @@
-"""Training or serving in a process of its own, which may be told when to die. Imported by a fork server, or run as a script:
+"""Training or serving in a process of its own, which may be told when to die.
+
+Imported by a fork server, or run as a script:
 
 python tests/workers.py CONFIG OUT [--resume] [--die module.name:COUNT:before|after]
 """

@@ -125,4 +125,11 @@ def bring_back(queue: Queue, name: str, task: str, path: Path, *, reviewer: str,
         queue.decide(said.item, who, "corrected", label=label, now=now)
         standing[said.item, who] = label
         counts["taken"] += 1
-    return Imported(*(counts[key] for key in ("taken", "known", "unknown", "refused", "widened")), reason=reason)
+    return Imported(
+        taken=counts["taken"],
+        known=counts["known"],
+        unknown=counts["unknown"],
+        refused=counts["refused"],
+        widened=counts["widened"],
+        reason=reason,
+    )
