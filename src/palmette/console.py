@@ -210,6 +210,40 @@ def _difference(found: Mapping[str, Any]) -> str:
     return f"{100 * found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]\n{found['verdict']}"
 
 
+_VERDICTS = {"passed": "green", "undecided": "yellow"}  # every other one is bad news
+
+
+def show_gate(console: Console, report: Mapping[str, Any]) -> None:
+    """What a gate found: a row a task, then the parts that did not pass, then the verdict."""
+    table = Table("task", "metric", title="new against old, in points", title_justify="left")
+    for name in ("old", "new", "difference", "margin", "examples"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for task, found in report["tasks"].items():
+        numbers = [""] * 3
+        if "difference" in found:
+            low, high = 100 * found["low"], 100 * found["high"]
+            change = f"{100 * found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+            numbers = [f"{100 * found['old']:.2f}", f"{100 * found['new']:.2f}", change]
+        verdict = Markup(found["verdict"], style=_VERDICTS.get(found["verdict"], "bold red"))
+        table.add_row(
+            task, found["metric"], *numbers, f"{found['margin']:g}", f"{found.get('examples', 0):,}", verdict
+        )
+    console.print(table)
+    for task, found in report["new_tasks"].items():
+        value = "not in the data" if found["value"] is None else f"{100 * found['value']:.2f}"
+        console.print(f"new task: {task}, {found['metric']} {value}", markup=False)
+    checks = report["behaviour"]
+    failed = sum(found["verdict"] == "failed" for found in checks)
+    console.print(f"behaviour: {len(checks) - failed} of {len(checks)} checks passed")
+    for name in ("latency", "size"):
+        console.print(f"{name}: {report[name]['verdict']}: {report[name]['reason']}", markup=False)
+    style = _VERDICTS.get(report["verdict"], "bold red")
+    console.print(f"{report['verdict']}: {report['sentence']}", style=style, markup=False)
+    for reason in report["reasons"]:
+        console.print(f"  {reason}", style=style, markup=False)
+
+
 def show_prediction(console: Console, answer: Mapping[str, Any]) -> None:
     """One answer: entities marked in the text, tags under the words, classes with their probability."""
     tasks = answer["tasks"]
