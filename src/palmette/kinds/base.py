@@ -27,6 +27,9 @@ Array = NDArray[Any]
 
 # Stands for what a model wrote and nobody can read: a label that no data has, so that it is never right by luck.
 UNREADABLE = "\ufffd"
+# How people write a label: a tag a word, spans of words, a class, a set of classes, a number, a stretch of the passage,
+# a text, or JSON.
+Form = Literal["tags", "spans", "class", "classes", "number", "answer", "text", "json"]
 RawLabel = str | float | tuple[str, ...] | tuple[Answer, ...]
 L = TypeVar("L", bound=Label)
 
@@ -231,6 +234,21 @@ class Kind(ABC, Generic[L]):
     @abstractmethod
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         """The prediction as JSON, offsets in characters of the text."""
+
+    # --- For people who check answers (palmette.operate.review) ---
+
+    @property
+    def form(self) -> Form:
+        """How people write its labels. As JSON unless the kind says better."""
+        return "json"
+
+    def compare(self, one: L, other: L) -> list[tuple[str, str]]:
+        """Two labels of an example beside each other, unit by unit: for agreement, and for the size of a correction.
+
+        Returns:
+            [units]. The whole label is one unless overridden.
+        """
+        return [(repr(one), repr(other))]
 
     # --- As text, for models that read and write it (families text2text and causal_lm) ---
 

@@ -16,6 +16,7 @@ from palmette.errors import ConfigError
 from palmette.kinds.base import (
     UNREADABLE,
     Array,
+    Form,
     Kind,
     LabelError,
     RawLabel,
@@ -291,6 +292,14 @@ class SequenceLabeling(Kind[Tags]):
         # A span of added words alone, or one taken away, is in one of the texts only: nothing to compare.
         one, two = (sorted((sorted(places), kind) for places, kind in spans if places) for spans in (wanted, found))
         return one == two
+
+    @property
+    def form(self) -> Form:
+        return "tags" if self.config.scheme is None else "spans"
+
+    def compare(self, one: Tags, other: Tags) -> list[tuple[str, str]]:
+        """A word is a unit."""
+        return list(zip(one, other, strict=True))
 
     def instruction(self) -> str:
         if self.config.scheme is None:

@@ -1,1 +1,1 @@
-"""After launch: what tells whether a model may be trusted, released, or has to learn more."""
+"""After launch: whether an answer can be trusted, who checks the rest, what to release, and what comes of it."""
