@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -51,6 +51,10 @@ class Moved:
         return Case(replace(before, text=Text(self.words)), before, self.alignment, note=self.note)
 
 
+def _no_spans(_: Example) -> list[tuple[int, int, str]]:
+    return []
+
+
 @dataclass(frozen=True)
 class Material:
     """What cases are made from.
@@ -65,7 +69,7 @@ class Material:
     examples: Sequence[Example]
     names: Mapping[str, str] = field(default_factory=dict)
     entities: Mapping[str, Sequence[tuple[str, ...]]] = field(default_factory=dict)
-    spans: Any = staticmethod(lambda _: [])
+    spans: Callable[[Example], list[tuple[int, int, str]]] = _no_spans
 
 
 class Check(ABC):
@@ -75,9 +79,9 @@ class Check(ABC):
     except for a direction, which the subclass judges.
     """
 
-    name: ClassVar[str] | str
-    expectation: ClassVar[Expectation] | Expectation
-    description: ClassVar[str] | str  # what is done and what is expected, in a sentence
+    name: str
+    expectation: Expectation
+    description: str  # what is done and what is expected, in a sentence
 
     def applies(self, kind: AnyKind, material: Material) -> bool:
         """Whether the check says anything about this task. Unless overridden, it does where cases are found."""
@@ -116,7 +120,7 @@ class Check(ABC):
 class Edit(Check):
     """An invariance check that edits words; the answer must stay."""
 
-    expectation: ClassVar[Expectation] = "invariance"
+    expectation: Expectation = "invariance"
 
     @abstractmethod
     def edit(self, words: tuple[str, ...], rng: np.random.Generator) -> Moved | None:

@@ -1,11 +1,10 @@
-"""The checks that come with Palmette. Each is a capability in a few lines; English words, cases from the user's data."""
+"""The checks that come with Palmette: a capability each, in a few lines. Their words are English."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
-from typing import ClassVar
 
 import numpy as np
 
@@ -84,7 +83,7 @@ class WhiteSpace(Check):
     """Raw text with more white space."""
 
     name = "white_space"
-    expectation: ClassVar[Expectation] = "invariance"
+    expectation: Expectation = "invariance"
     description = "raw text with two spaces between words and a line break at its end; the answer must stay"
 
     def cases(self, kind: AnyKind, material: Material, rng: np.random.Generator) -> Iterator[Case]:
@@ -99,7 +98,7 @@ class NameSwap(Check):
     """An entity becomes another of its type."""
 
     name = "name_swap"
-    expectation: ClassVar[Expectation] = "invariance"
+    expectation: Expectation = "invariance"
     description = "an entity is replaced by another of the same type (by the data's own labels); the answer must stay"
 
     def cases(self, kind: AnyKind, material: Material, rng: np.random.Generator) -> Iterator[Case]:
@@ -175,7 +174,7 @@ class Negation(Check):
     """A positive text is negated."""
 
     name = "negation"
-    expectation: ClassVar[Expectation] = "direction"
+    expectation: Expectation = "direction"
     description = "a text that is taken for positive is negated; the answer must change, or be less sure"
 
     def applies(self, kind: AnyKind, material: Material) -> bool:
@@ -212,7 +211,7 @@ class Polarity(Check):
     """Plain praise and plain blame."""
 
     name = "polarity"
-    expectation: ClassVar[Expectation] = "minimal"
+    expectation: Expectation = "minimal"
     description = "plain praise is positive, plain blame is negative"
 
     def applies(self, kind: AnyKind, material: Material) -> bool:
@@ -242,7 +241,7 @@ class PlainNames(Check):
     """People and places in plain sentences."""
 
     name = "plain_names"
-    expectation: ClassVar[Expectation] = "minimal"
+    expectation: Expectation = "minimal"
     description = "`Anna Smith lives in Paris.`: the person and the place are found, and nothing else"
 
     def applies(self, kind: AnyKind, material: Material) -> bool:
@@ -273,7 +272,7 @@ class PlainTags(Check):
     """Words whose part of speech nobody doubts."""
 
     name = "plain_tags"
-    expectation: ClassVar[Expectation] = "minimal"
+    expectation: Expectation = "minimal"
     description = "plain sentences with words of one part of speech (UPOS) are tagged without an error"
 
     def applies(self, kind: AnyKind, material: Material) -> bool:
@@ -290,7 +289,7 @@ class PlainQuestion(Check):
     """A question whose answer stands in a passage of two sentences."""
 
     name = "plain_question"
-    expectation: ClassVar[Expectation] = "minimal"
+    expectation: Expectation = "minimal"
     description = "`Where does Anna live?` is answered from a passage that says it of Anna and of somebody else"
 
     def applies(self, kind: AnyKind, material: Material) -> bool:

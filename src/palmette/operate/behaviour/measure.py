@@ -63,7 +63,7 @@ def make_cases(
 
 
 def failures(model: Answerer, asked: Sequence[Asked]) -> list[list[tuple[bool | None, Prediction | None]]]:
-    """Whether a model fails each case of each check (None: nobody can say), and its answer (None: it takes no such input).
+    """Whether a model fails each case of each check (None: nobody can say), and its answer (None: it has none).
 
     A text that several checks ask for is answered once.
     """

@@ -134,7 +134,9 @@ class _OwnCases(Check):
             try:
                 given, label = self._parsed(case, kind)
             except (LabelError, ReadError) as error:
-                raise ConfigError(f"{self.path}: check {self.name}, case {number}: task {kind.task}: {error}") from error
+                raise ConfigError(
+                    f"{self.path}: check {self.name}, case {number}: task {kind.task}: {error}"
+                ) from error
             yield Case(given, expected=label, note=f"expected {case.label}")
 
     def _written(self) -> Iterator[OwnCase]:
@@ -242,7 +244,9 @@ def _one_a_word(raw: object) -> bool:
     return isinstance(raw, tuple) and not any(isinstance(part, Answer) for part in raw)
 
 
-def names_of(own: OwnChecks, kinds: Mapping[str, AnyKind], known: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+def names_of(
+    own: OwnChecks, kinds: Mapping[str, AnyKind], known: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, str]]:
     """What each task calls a meaning: as the file says, else a label that is called so.
 
     Raises:

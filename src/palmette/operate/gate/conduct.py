@@ -14,7 +14,7 @@ from palmette.kinds import AnyKind
 from palmette.noninferiority import rise
 from palmette.operate.behaviour.base import Case, Given
 from palmette.operate.behaviour.find import find_checks
-from palmette.operate.behaviour.measure import Asked, failures, make_cases
+from palmette.operate.behaviour.measure import failures, make_cases
 from palmette.operate.behaviour.own import names_of
 from palmette.operate.behaviour.vocabulary import MEANINGS
 from palmette.operate.gate.settings import GateSettings
@@ -36,7 +36,8 @@ def judge_behaviour(
     """Failure rates of both for each check and task, the failures that only the new model has shown first.
 
     Args:
-        old, new: the models.
+        old: a model.
+        new: the one that is to take its place.
         kinds: the tasks that both have.
         examples: labelled data that cases are made from.
         settings: margin, most cases, seed.
@@ -69,7 +70,7 @@ def judge_behaviour(
             "cases": len(both),
         }
         if both:
-            entry |= _rates(kinds[group.task], group, both, settings)
+            entry |= _rates(kinds[group.task], both, settings)
         else:
             entry |= {"verdict": "passed", "reason": "no case that both models can be judged on", "p": 1.0}
         entries.append(entry)
@@ -82,7 +83,6 @@ def judge_behaviour(
 
 def _rates(
     kind: AnyKind,
-    group: Asked,
     both: Sequence[tuple[Case, bool | None, tuple[bool | None, Prediction | None]]],
     settings: GateSettings,
 ) -> dict[str, Any]:

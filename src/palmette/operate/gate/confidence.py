@@ -56,8 +56,8 @@ def judge_calibration(
             "high": high,
             "budget": settings.calibration_budget,
             "claims": int(sums[1][..., 0].sum()),
-            "reason": f"ECE {100 * old:.2f} -> {100 * new:.2f} points ({100 * low:+.2f} to {100 * high:+.2f}); a rise of "
-            f"{settings.calibration_budget:g} is accepted",
+            "reason": f"ECE {100 * old:.2f} -> {100 * new:.2f} points ({100 * low:+.2f} to {100 * high:+.2f}); a rise "
+            f"of {settings.calibration_budget:g} is accepted",
         }
     return found
 

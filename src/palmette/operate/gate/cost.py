@@ -15,7 +15,9 @@ from palmette.operate.gate.settings import GateSettings
 from palmette.types import Example
 
 
-def measure_latency(old: Answerer, new: Answerer, examples: Sequence[Example], settings: GateSettings) -> dict[str, Any]:
+def measure_latency(
+    old: Answerer, new: Answerer, examples: Sequence[Example], settings: GateSettings
+) -> dict[str, Any]:
     """Milliseconds of a text, all tasks that both have, one text at a time; both models in turn, in this process.
 
     In each round both answer the same texts, the one that begins alternating, so that what else the machine does meets
@@ -29,7 +31,11 @@ def measure_latency(old: Answerer, new: Answerer, examples: Sequence[Example], s
     texts = [replace(example, labels={}) for example in examples[::step][: settings.latency_texts]]
     tasks = [task for task in old.kinds if task in new.kinds]
     if not texts or not tasks:
-        return {"verdict": "undecided", "reason": "no text, or no task that both have", "budget": settings.latency_budget}
+        return {
+            "verdict": "undecided",
+            "reason": "no text, or no task that both have",
+            "budget": settings.latency_budget,
+        }
     sides = [old, new]
     for side in sides:  # warm
         _round(side, texts[:5], tasks)

@@ -31,7 +31,9 @@ def render(report: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     templates.filters["svg"] = lambda figure: Markup(figure.svg)  # noqa: S704 - drawn here, its texts escaped
-    style = [(folder / name).read_text(encoding="utf-8") for folder, name in ((_SHARED, "report.css"), (_OWN, "gate.css"))]
+    style = [
+        (folder / name).read_text(encoding="utf-8") for folder, name in ((_SHARED, "report.css"), (_OWN, "gate.css"))
+    ]
     found = templates.get_template("gate.html.j2").render(
         style=Markup("\n".join(style)),  # noqa: S704 - the package's own
         report=report,
@@ -62,14 +64,14 @@ def _sections(report: Mapping[str, Any]) -> list[Section]:
 
 def _tasks(report: Mapping[str, Any]) -> Section:
     lead = (
-        "The new model's metric minus the old one's, on the same examples. A task passes where even the lower bound loses "
-        "less than its margin; it fell where it is shown to be lower and not shown to be so by less than the margin."
+        "The new model's metric minus the old one's, on the same examples. A task passes where even the lower bound "
+        "loses less than its margin; it fell where it is shown to be lower and not shown to be so by less than the margin."
     )
-    plates = ()
+    plates: tuple[Plate, ...] = ()
     if any("difference" in found for found in report["tasks"].values()):
         note = (
-            "The bar goes from the lower to the upper bound; the dashed line is the margin. A task passes where its bar "
-            "stays to the right of it. Each task has a scale of its own."
+            "The bar goes from the lower to the upper bound; the dashed line is the margin. A task passes where its "
+            "bar stays to the right of it. Each task has a scale of its own."
         )
         plates = (Plate(plots.differences(report), note),)
     exhibits = [Exhibit(tables.tasks(report), plates)]
@@ -82,8 +84,8 @@ def _behaviour(report: Mapping[str, Any]) -> Section | None:
     if not report["behaviour"]:
         return None
     lead = (
-        "What a model should do whatever its accuracy. Invariance: the text is edited, the answer must stay. Direction: it "
-        "must change in a certain way. Minimal: plain texts with one right answer."
+        "What a model should do whatever its accuracy. Invariance: the text is edited, the answer must stay. Direction: "
+        "it must change in a certain way. Minimal: plain texts with one right answer."
     )
     note = "Share of the cases that each model fails: hollow is the old one, filled is the new one. Left is better."
     rates = Exhibit(tables.behaviour(report), (Plate(plots.behaviour(report), note),))
@@ -108,6 +110,6 @@ def _calibration(report: Mapping[str, Any]) -> Section | None:
 def _cost(report: Mapping[str, Any]) -> Section:
     exhibits = [Exhibit(tables.cost(report))]
     if "ratio" in report["latency"]:
-        note = "Each round, both models answer the same texts; a dot is a round. Hollow is the old model, filled the new one."
+        note = "In each round both models answer the same texts; a dot is a round. Hollow is the old model, filled the new."
         exhibits = [Exhibit(tables.cost(report), (Plate(plots.latency(report), note),))]
     return Section("cost", "What does it cost?", "Time and size against their budgets.", tuple(exhibits))

@@ -77,6 +77,6 @@ def data_config(old: Side, new: Side, given: Path | None) -> Config:
     config = new.config or old.config
     if config is None:
         raise RunError(
-            f"{new.path}: a bundle does not know where its data lie: --data CONFIG (the configuration it was trained with)"
+            f"{new.path}: a bundle does not know where its data lie: --data CONFIG (the one it was trained with)"
         )
     return config

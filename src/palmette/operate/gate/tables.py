@@ -30,11 +30,10 @@ def tasks(report: Mapping[str, Any]) -> Table:
                 bounds(found),
             )
         rows.append(
-            (task, verdict(found), found["metric"], *numbers, f"{found['margin']:g}", f"{found.get('examples', 0):,}",
-             found["reason"])
-        )  # fmt: skip
-    columns = ("task", "verdict", "metric", "old", "new", "difference", "bounds", "margin", "examples", "why")
-    return Table("Tasks, in points", columns, (("", tuple(rows)),), frozenset({"verdict", "metric", "why"}))
+            (task, verdict(found), found["metric"], *numbers, f"{found['margin']:g}", f"{found.get('examples', 0):,}")
+        )
+    columns = ("task", "verdict", "metric", "old", "new", "difference", "bounds", "margin", "examples")
+    return Table("Tasks, in points", columns, (("", tuple(rows)),), frozenset({"verdict", "metric"}))
 
 
 def new_tasks(report: Mapping[str, Any]) -> Table:
@@ -71,8 +70,8 @@ def behaviour(report: Mapping[str, Any]) -> Table:
             rows.append((found["check"], verdict(found), found["expectation"], f"{found['cases']:,}", *numbers,
                          found["description"]))  # fmt: skip
         groups.append((task, tuple(rows)))
-    columns = ("check", "verdict", "kind", "cases", "old fails %", "new fails %", "difference", "new only", "old only", "p",
-               "what is expected")  # fmt: skip
+    columns = ("check", "verdict", "kind", "cases", "old fails %", "new fails %", "difference", "new only", "old only",
+               "p",               "what is expected")  # fmt: skip
     return Table("Failure rates", columns, tuple(groups), frozenset({"verdict", "kind", "what is expected"}))
 
 
@@ -83,7 +82,9 @@ def failures(report: Mapping[str, Any]) -> Table:
         rows: list[Row] = []
         for case in found.get("failures", ()):
             answer = json.dumps(_short(case.get("answer")), ensure_ascii=False)
-            rows.append((case["edit"], "also the old one" if case["old_too"] else "the new one only", case["text"], answer))
+            rows.append(
+                (case["edit"], "also the old one" if case["old_too"] else "the new one only", case["text"], answer)
+            )
         if rows:
             groups.append((f"{found['task']}: {found['check']}", tuple(rows)))
     words = frozenset({"fails", "text", "new answer"})

@@ -37,7 +37,7 @@ def judge_tasks(
     answers: tuple[Answers, Answers],
     settings: GateSettings,
 ) -> dict[str, dict[str, Any]]:
-    """The verdict on each task of the old model: passed, fell, undecided, missing, changed; with its numbers as JSON."""
+    """The verdict on each task of the old model (passed, fell, undecided, missing, changed), with its numbers, as JSON."""
     found = {}
     for task, kind in old.items():
         margin = settings.margin_of(task)
@@ -88,7 +88,9 @@ def _reason(found: Any, margin: float) -> str:
     if found.verdict == "passed":
         return f"lower by less than {margin:g} points: {low}"
     if found.verdict == "fell":
-        return f"lower by {-100 * found.difference:.2f} points, {-100 * found.high:.2f} at least; {margin:g} are accepted"
+        return (
+            f"lower by {-100 * found.difference:.2f} points, {-100 * found.high:.2f} at least; {margin:g} are accepted"
+        )
     return (
         f"{found.examples:,} examples do not tell: {low}, {100 * found.high:+.2f} at best; "
         f"about {found.needed:,} would (at this difference, four times in five)"
