@@ -102,7 +102,7 @@ def test_a_gain_elsewhere_does_not_make_up_for_it(trained: Trained, examples: li
     found = judged(old, new, examples)
     gain, loss = (100 * found["tasks"][task]["difference"] for task in ("pos", "ner"))
     assert gain > -loss > 15  # their mean has risen
-    assert (found["verdict"], found["tasks"]["tone"]["verdict"]) == ("failed", "fell")
+    assert (found["verdict"], found["tasks"]["ner"]["verdict"]) == ("failed", "fell")
 
 
 def test_too_few_examples_are_undecided_and_it_says_how_many_would_do(

@@ -304,6 +304,7 @@ def export(run: Path, out: Path, quantize: str | None, accuracy_budget: float) -
 @click.pass_context
 def gate(
     context: click.Context,
+    /,
     old: Path,
     new: Path,
     data: Path | None,
@@ -362,6 +363,7 @@ def gate(
 @click.pass_context
 def update(
     context: click.Context,
+    /,
     run: Path,
     corrections: str,
     out: Path,

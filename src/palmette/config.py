@@ -48,8 +48,8 @@ class TrunkConfig(Settings):
 
     heads: Literal["new", "kept"] = Field(
         "new",
-        description="Where the trunk is a run: kept starts from its heads too (training on), of tasks that have the same "
-        "labels; new begins them at random.",
+        description="Where the trunk is a run: kept starts from its heads too (training on), of tasks that have the "
+        "same labels; new begins them at random.",
     )
 
     @model_validator(mode="after")

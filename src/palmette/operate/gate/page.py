@@ -65,7 +65,7 @@ def _sections(report: Mapping[str, Any]) -> list[Section]:
 def _tasks(report: Mapping[str, Any]) -> Section:
     lead = (
         "The new model's metric minus the old one's, on the same examples. A task passes where even the lower bound "
-        "loses less than its margin; it fell where it is shown to be lower and not shown to be so by less than the margin."
+        "loses less than its margin; it fell where it is shown to be lower, and not shown to be so by less than it."
     )
     plates: tuple[Plate, ...] = ()
     if any("difference" in found for found in report["tasks"].values()):
@@ -84,7 +84,7 @@ def _behaviour(report: Mapping[str, Any]) -> Section | None:
     if not report["behaviour"]:
         return None
     lead = (
-        "What a model should do whatever its accuracy. Invariance: the text is edited, the answer must stay. Direction: "
+        "What a model should do, however accurate. Invariance: the text is edited, the answer must stay. Direction: "
         "it must change in a certain way. Minimal: plain texts with one right answer."
     )
     note = "Share of the cases that each model fails: hollow is the old one, filled is the new one. Left is better."
@@ -110,6 +110,6 @@ def _calibration(report: Mapping[str, Any]) -> Section | None:
 def _cost(report: Mapping[str, Any]) -> Section:
     exhibits = [Exhibit(tables.cost(report))]
     if "ratio" in report["latency"]:
-        note = "In each round both models answer the same texts; a dot is a round. Hollow is the old model, filled the new."
+        note = "In each round both answer the same texts; a dot is a round. Hollow is the old model, filled the new."
         exhibits = [Exhibit(tables.cost(report), (Plate(plots.latency(report), note),))]
     return Section("cost", "What does it cost?", "Time and size against their budgets.", tuple(exhibits))

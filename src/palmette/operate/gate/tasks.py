@@ -37,7 +37,7 @@ def judge_tasks(
     answers: tuple[Answers, Answers],
     settings: GateSettings,
 ) -> dict[str, dict[str, Any]]:
-    """The verdict on each task of the old model (passed, fell, undecided, missing, changed), with its numbers, as JSON."""
+    """What is said of each task of the old model: passed, fell, undecided, missing or changed; its numbers, as JSON."""
     found = {}
     for task, kind in old.items():
         margin = settings.margin_of(task)
