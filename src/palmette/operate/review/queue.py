@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -38,6 +37,13 @@ _latest = (
     .subquery("latest")
 )
 STANDING = sa.select(DecisionRow).join(_latest, DecisionRow.id == _latest.c.id)
+
+
+class NoItemError(StoreError):
+    """The queue has no such item, or no longer."""
+
+    def __init__(self, identity: int) -> None:
+        super().__init__(f"no item {identity} in the review queue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +193,7 @@ class Queue:
 
     def _room(self, connection: Connection, tasks: set[str]) -> dict[str, int]:
         query = sa.select(ItemRow.task, sa.func.count()).where(ItemRow.open, ItemRow.task.in_(tasks))
-        waiting = dict(connection.execute(query.group_by(ItemRow.task)).tuples().all())
+        waiting = {row[0]: row[1] for row in connection.execute(query.group_by(ItemRow.task))}
         return {task: self.rules.capacity - waiting.get(task, 0) for task in tasks}
 
     def _insert(self, connection: Connection, given: Candidate, now: datetime, problems: list[str]) -> int:
@@ -291,12 +297,12 @@ class Queue:
         """An item by its id.
 
         Raises:
-            StoreError: there is none.
+            NoItemError: there is none.
         """
         with self.engine.connect() as connection:
             found = self._read(connection, ItemRow.id == identity, now)
         if not found:
-            raise StoreError(f"no item {identity} in the review queue")
+            raise NoItemError(identity)
         return found[0]
 
     def items(self, *, now: datetime, task: str | None = None) -> list[Item]:
@@ -315,7 +321,15 @@ class Queue:
         """How many items of each task wait."""
         query = sa.select(ItemRow.task, sa.func.count()).where(ItemRow.open).group_by(ItemRow.task)
         with self.engine.connect() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def decided(self) -> dict[str, int]:
+        """How many items of each task somebody judged."""
+        said = STANDING.where(DecisionRow.verdict.in_(("right", "corrected"))).subquery("said")
+        items = sa.func.count(sa.distinct(said.c.item_id))
+        query = sa.select(ItemRow.task, items).join(said, said.c.item_id == ItemRow.id).group_by(ItemRow.task)
+        with self.engine.connect() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def decisions(self, *, task: str | None = None) -> list[Decision]:
         """What stands, by item and then by who spoke first: the last word of each reviewer, skips left out."""
@@ -397,7 +411,7 @@ class Queue:
             example: the text, for items whose text is not kept.
 
         Raises:
-            StoreError: there is no such item.
+            NoItemError: there is no such item.
             LabelError: the label is none of the task's kind over this text.
         """
         item = self.item(identity, now=now)
@@ -422,7 +436,7 @@ class Queue:
         with self.engine.begin() as connection:
             self._alone(connection)
             if connection.execute(sa.select(ItemRow.id).where(ItemRow.id == identity)).first() is None:
-                raise StoreError(f"no item {identity} in the review queue")
+                raise NoItemError(identity)
             connection.execute(sa.insert(DecisionRow).values(row))
             connection.execute(sa.delete(LeaseRow).where(LeaseRow.item_id == identity, LeaseRow.reviewer == reviewer))
             said = STANDING.where(
@@ -497,7 +511,10 @@ class Queue:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(7255466254)"))
 
 
-def erase(engine: Engine, *, patience: float = 5.0) -> None:
+_PATIENCE = 5.0  # seconds that deletion waits for readers of SQLite's log
+
+
+def erase(engine: Engine) -> None:
     """Have deleted rows gone from the database's files.
 
     SQLite overwrites them in its file (secure_delete), but its log of changes still has them: the log is written back
@@ -505,18 +522,18 @@ def erase(engine: Engine, *, patience: float = 5.0) -> None:
 
     Args:
         engine: of the database.
-        patience: seconds to wait for readers that SQLite's log is kept for.
 
     Raises:
         StoreError: SQLite's log could not be cut in that time.
     """
     if engine.dialect.name == "sqlite":
-        deadline = time.monotonic() + patience
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            while connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
-                if time.monotonic() > deadline:
-                    raise StoreError("deleted, but readers keep the log of changes: delete once more to have it cut")
-                time.sleep(0.05)
+            usual = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * _PATIENCE:.0f}")
+            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {usual}")
+        if busy:
+            raise StoreError("deleted, but a reader keeps the log of changes: delete once more to have it cut")
         return
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for table in (ItemRow, TextRow, DecisionRow, LeaseRow):
