@@ -95,7 +95,8 @@ def reviewed(run: Path, database: Path, texts: Sequence[list[str]], *, disputed:
         queue.decide(item, "tom", "corrected", label=other, now=NOW, example=example)
 
 
-LOOSE = ["--margin", "5", "--set", "epochs=4", "--set", "rate=0.5"]
+# The training data say the opposite, and are replayed: corrections have to outweigh them.
+LOOSE = ["--margin", "5", "--set", "epochs=8", "--set", "rate=1", "--set", "share=0.5"]
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +213,7 @@ def test_what_is_left_out_and_why(run: Path, corpus: Corpus) -> None:
     assert {c.item: reason for c, reason in chosen.left_out} == {
         2: "the model has no such task",
         3: "the model has no label 'sideways': train anew with it",
-        4: "its text is in dev of the data",
+        4: "its text is in test of the data",
         5: "item 6 says it later",
     }
     assert [c.item for c in chosen.used] == [1, 6]
