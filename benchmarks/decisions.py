@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import common
 import numpy as np
+
+import common
 
 _SHARE = 0.92  # of the trials in which the target is to be met
 

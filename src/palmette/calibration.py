@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -308,5 +309,5 @@ def unpack(content: bytes, tasks: Iterable[str]) -> dict[str, Claims]:
                 for task in tasks
                 if f"{task}.confidence" in arrays
             }
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise BundleError(f"claims.npz: is damaged: {error}") from error
