@@ -216,6 +216,21 @@ class Kind(ABC, Generic[L]):
         """(place, label) pairs for scores per label; empty where the kind has no labels."""
         return set()
 
+    def agrees(self, before: L, after: L, alignment: Sequence[int | None]) -> bool | None:
+        """Whether an answer to an edited text says the same as the answer to the original (behavioural checks).
+
+        Args:
+            before: the label of the original.
+            after: that of the edited text.
+            alignment: for each word of the edited text the word of the original that it stands for, or None where it
+                was added. Words of the original that none stands for were taken away. Empty: both have the same
+                words, or should have.
+
+        Returns:
+            None where the kind cannot say; unless overridden, that is where a label is a tuple, which may be of places.
+        """
+        return None if isinstance(before, tuple) else before == after
+
     @abstractmethod
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         """The prediction as JSON, offsets in characters of the text."""

@@ -114,6 +114,10 @@ class Regression(Kind[float]):
             for wanted, found in zip(gold, predicted, strict=True)
         ]
 
+    def agrees(self, before: float, after: float, alignment: Sequence[int | None]) -> bool:
+        """At most a quarter of a standard deviation of the training labels apart."""
+        return abs(before - after) <= 0.25 * float(self.state["deviation"])
+
     @property
     def _range(self) -> tuple[float, float]:
         mean, deviation = self.state["mean"], self.state["deviation"]
