@@ -213,6 +213,14 @@ class Kind(ABC, Generic[L]):
         """(place, label) pairs for scores per label; empty where the kind has no labels."""
         return set()
 
+    def units(self, label: L) -> tuple[str, ...]:
+        """The class of each unit that is decided by itself: of the text, of each word; () without such units."""
+        return ()
+
+    def probabilities(self, windows: Sequence[tuple[Row, Array]]) -> NDArray[np.float64] | None:
+        """Of each of `labels` for each of the `units`: [units, labels]; None for a kind without units."""
+        return None
+
     @abstractmethod
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         """The prediction as JSON, offsets in characters of the text."""

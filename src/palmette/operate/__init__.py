@@ -1,0 +1,1 @@
+"""After launch: what watches, corrects, diagnoses and releases models."""
