@@ -21,13 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
+
+import common
 
 Row = dict[str, Any]
 Splits = dict[str, list[Row]]
-SIZES = {"train": 1200, "dev": 500, "test": 700}
-TAGGED = {"train": 700, "dev": 400, "test": 500}
+SIZES = {"train": 1000, "dev": 400, "test": 500}
+TAGGED = {"train": 600, "dev": 300, "test": 400}
 FULLWIDTH = {code: code + 0xFEE0 for code in range(ord("a"), ord("z") + 1)}
 
 
@@ -289,7 +290,7 @@ def quantisation(plan: Plan) -> None:
 FAULTS: dict[str, tuple[Callable[[Plan], None], tuple[str, ...], tuple[str, ...]]] = {
     # name: (what plants it, causes that name it, corpora that it is planted in)
     "label noise": (label_noise, ("label noise",), ("sst2", "emotion", "snips", "ner")),
-    "train–test shift": (test_shift, ("train–test shift",), ("sst2", "ner")),
+    "train-test shift": (test_shift, ("train-test shift",), ("sst2", "ner")),
     "rare or confusable": (label_set, ("rare label", "confusable labels"), ("emotion", "snips")),
     "unseen words": (unseen_words, ("unseen words",), ("sst2", "emotion", "snips")),
     "truncation": (truncation, ("truncation",), ("sst2", "emotion", "snips")),
@@ -425,16 +426,21 @@ def run_case(
 ) -> Row:
     """Plant, train, diagnose; or read what was found before."""
     kept = cache / f"{seed}.json"
-    if kept.exists():
+    if kept.exists() and not arguments.again:
         found: Row = json.loads(kept.read_text(encoding="utf-8"))
         return found
     from palmette.operate.diagnose.diagnose import diagnose
 
     started = time.perf_counter()
     folder = cache / f"work-{seed}"
-    shutil.rmtree(folder, ignore_errors=True)
+    built = folder / "built.json"
     plan = make(seed, names, corpora)
-    subject, data = build(plan, folder, seed, arguments.threads)
+    if built.exists():
+        subject, data = map(Path, json.loads(built.read_text(encoding="utf-8")))
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        subject, data = build(plan, folder, seed, arguments.threads)
+        built.write_text(json.dumps([str(subject), str(data)]), encoding="utf-8")
     trained = time.perf_counter() - started
     diagnosis = diagnose(subject, tasks=["target"], data=data, seed=13).as_json()
     causes = {name: list(FAULTS[name][1]) for name in names}
@@ -510,6 +516,7 @@ def main() -> None:
     made.add_argument("--only", choices=list(FAULTS), help="one kind of fault (development)")
     made.add_argument("--cache", type=Path, default=common.RUNS / "faults", help="where cases are kept")
     made.add_argument("--keep", action="store_true", help="keep data and models")
+    made.add_argument("--again", action="store_true", help="diagnose again what is kept (development)")
     made.add_argument("--report", action="store_true", help="append the figures of what is done to the results")
     arguments = made.parse_args()
     common.use_threads(arguments.threads)

@@ -7,10 +7,12 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from palmette.answering import Answerer
+from palmette.checkpoint import write_atomically
 from palmette.config import Config, ConlluSource, JsonlSource, TableSource
 from palmette.corpus import load_corpus
 from palmette.deploy.bundle import PARITY, Bundle
@@ -38,10 +40,11 @@ from palmette.runtime import Runtime
 from palmette.types import SPLITS
 
 Say = Callable[[str], None]
+PAGE, JSON = "diagnosis.html", "diagnosis.json"
 
 DETECTORS: dict[str, Callable[[Case], list[Finding]]] = {
     "label noise": label_noise.detect,
-    "train–test shift": shift.detect,
+    shift.CAUSE: shift.detect,
     "rare or confusable labels": label_set.detect,
     "unseen words": unseen_words.detect,
     "truncation": truncation.detect,
@@ -148,8 +151,14 @@ _SPECIAL: dict[str, tuple[str, ...]] = {
 }
 
 
+# What follows from other causes: it is shown, but not claimed with high confidence beside them.
+_FOLLOWS: dict[str, tuple[str, ...]] = {
+    miscalibration.CAUSE: (label_noise.CAUSE, fitting.UNDER, slices.CAUSE, label_set.CONFUSABLE, transfer.CAUSE),
+}
+
+
 def explain_away(findings: Sequence[Finding]) -> list[Finding]:
-    """Take from each general cause what telling evidence of a special one explains."""
+    """Take from each general cause what telling evidence of a special one explains; mark what follows from others."""
     kept = []
     for finding in findings:
         explained = max(
@@ -163,9 +172,36 @@ def explain_away(findings: Sequence[Finding]) -> list[Finding]:
         if explained > 0:
             left = finding.gain.less(explained)
             note = f"{explained:.1f} of {finding.gain.points:.1f} points are explained by a more special cause"
-            finding = replace(finding, gain=left, p=max(finding.p, left.p), evidence=(*finding.evidence, note))
-        kept.append(finding)
+            kept.append(replace(finding, gain=left, p=max(finding.p, left.p), evidence=(*finding.evidence, note)))
+        elif any(
+            other.cause in _FOLLOWS.get(finding.cause, ()) and other.telling and other.gain.low >= 1
+            for other in findings
+        ):
+            note = "it may follow from a cause above"
+            kept.append(replace(finding, telling=False, evidence=(*finding.evidence, note)))
+        else:
+            kept.append(finding)
     return kept
+
+
+def refuse(out: Path) -> None:
+    """Refuse a folder that holds something else than a diagnosis.
+
+    Raises:
+        RunError: it does.
+    """
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {PAGE, JSON}):
+        raise RunError(f"--out {out}: is not empty and holds no diagnosis: choose another folder")
+
+
+def write(diagnosis: Diagnosis, out: Path, *, now: datetime) -> None:
+    """Write the page and the JSON."""
+    from palmette.operate.diagnose.page import render
+
+    out.mkdir(parents=True, exist_ok=True)
+    content = diagnosis.as_json()
+    write_atomically(out / JSON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(out / PAGE, render(content, now=now))
 
 
 def _about(case: Case) -> dict[str, Any]:

@@ -99,8 +99,8 @@ def over(case: Case) -> list[Finding]:
         Finding(
             cause=OVER,
             task=case.task,
-            summary=f"dev was at {100 * best:.1f} after {best_at} updates; the kept model ({selected}) has {100 * kept:.1f}"
-            + (", and it fell after" if after else ""),
+            summary=f"dev was at {100 * best:.1f} after {best_at} updates; the kept model ({selected}) has "
+            f"{100 * kept:.1f}" + (", and it fell after" if after else ""),
             gain=gain,
             unit=case.unit,
             how="half of the lead of the best evaluation: the other half is luck of the choice",

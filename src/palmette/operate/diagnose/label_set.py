@@ -89,6 +89,9 @@ def confusable(case: Case) -> list[Finding]:
     known = main.gold >= 0
     np.add.at(mixed, (main.gold[known], guess[known]), 1)
     both = mixed + mixed.T
+    if kind.config.scheme and "O" in kind.labels:  # a span that is missed is not confused with another
+        outside = kind.labels.index("O")
+        both[outside] = both[:, outside] = 0
     pairs = sorted(combinations(range(len(kind.labels)), 2), key=lambda pair: -both[pair])[:_PAIRS]
     found = [_pair(case, pair, float(both[pair])) for pair in pairs if both[pair] >= _MASS]
     return sorted((f for f in found if f is not None), key=lambda f: (not f.telling, -f.gain.points))[:1]

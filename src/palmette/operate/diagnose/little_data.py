@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import curve_fit
+from scipy.optimize import least_squares
 
 from palmette.operate.diagnose import quick
 from palmette.operate.diagnose.case import Case
@@ -43,7 +43,7 @@ def detect(case: Case) -> list[Finding]:
 
 
 def doubled(sizes: Sequence[int], scores: Sequence[Sequence[float]]) -> tuple[Gain, float]:
-    """What twice the largest size gains, by a power law fitted to the mean errors (Hestness et al. 2017; Rosenfeld 2020).
+    """What twice the largest size gains, by a power law fitted to the mean errors (Hestness et al. 2017).
 
     Args:
         sizes: training examples, ascending.
@@ -61,12 +61,9 @@ def doubled(sizes: Sequence[int], scores: Sequence[Sequence[float]]) -> tuple[Ga
     errors = 1 - means
     spread = np.array([np.std(found, ddof=1) if len(found) > 1 else np.nan for found in scores])
     noise = float(np.nanmean(spread)) if np.isfinite(spread).any() else 0.01
-    try:
-        (scale, exponent, floor), _ = curve_fit(
-            law, x, errors, p0=(max(errors[0] / 2, 1e-3), 0.5, errors[-1] / 2), bounds=([0, 0.05, 0], [1, 1.5, 1])
-        )
-    except (RuntimeError, ValueError):
-        return from_error(0.0, 1.0), 0.0
+    start = (max(errors[0] / 2, 1e-3), 0.5, max(errors[-1] / 2, 1e-3))
+    found = least_squares(lambda way: law(x, *way) - errors, start, bounds=([0, 0.05, 0], [1, 1.5, 1]))
+    scale, exponent, _ = map(float, found.x)
     points = 100 * scale * ((x[-1] / x[0]) ** -exponent - (2 * x[-1] / x[0]) ** -exponent)
     # An extrapolation is as uncertain as the last step of the curve that it continues.
     last = 100 * (means[-1] - means[-2]) if len(means) > 1 else points

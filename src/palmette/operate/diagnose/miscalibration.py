@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from palmette.operate.diagnose.case import Case, NotLookedAtError
@@ -17,9 +18,7 @@ WORTH = 0.5
 _DRAWS = 100
 
 
-def ece(
-    probabilities: Floats, gold: np.ndarray[tuple[int], np.dtype[np.int64]], weights: Floats | None = None
-) -> float:
+def ece(probabilities: Floats, gold: NDArray[np.int64]) -> float:
     """Expected calibration error in ten equally filled bins (Naeini, Cooper & Hauskrecht 2015; Nixon et al. 2019)."""
     confidence = probabilities.max(axis=1)
     right = (probabilities.argmax(axis=1) == gold).astype(np.float64)
@@ -76,8 +75,8 @@ def detect(case: Case) -> list[Finding]:
             f"{100 * first:.1f} points",
             gain=gain,
             unit="ECE, counted half",
-            how=f"one temperature ({found:.2f}) fitted on {fitted.split} leaves {100 * last:.1f} points on {judged.split}; "
-            "no answer changes, so a point counts half",
+            how=f"one temperature ({found:.2f}) fitted on {fitted.split} leaves {100 * last:.1f} points on "
+            f"{judged.split}; no answer changes, so a point counts half",
             p=gain.p,
             telling=100 * first >= 8 and not 0.55 < found < 1.8,
             command="palmette calibrate BUNDLE",

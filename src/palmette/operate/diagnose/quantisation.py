@@ -40,8 +40,8 @@ def detect(case: Case) -> list[Finding]:
         Finding(
             cause=CAUSE,
             task=case.task,
-            summary=f"int8 costs {lost:.1f} points of {case.kind.metric} (fp32 has {100 * wanted:.1f} on {split}; the export "
-            f"measured {recorded:+.1f})",
+            summary=f"int8 costs {lost:.1f} points of {case.kind.metric} (fp32 has {100 * wanted:.1f} on {split}; the "
+            f"export measured {recorded:+.1f})",
             gain=gain,
             unit=case.unit,
             how=how,

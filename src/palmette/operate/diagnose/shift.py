@@ -1,4 +1,4 @@
-"""Train–test shift: texts or labels that are distributed otherwise than in training."""
+"""Train-test shift: texts or labels that are distributed otherwise than in training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from palmette.operate.diagnose.estimates import Gain, apart, paired
 from palmette.operate.diagnose.finding import Finding
 from palmette.operate.diagnose.sheet import Floats, Sheet, shown
 
-CAUSE = "train–test shift"
+CAUSE = "train-test shift"
 _MOST = 800  # texts of each side
 _TELLING_AUC = 0.65
 
@@ -68,13 +68,13 @@ def texts(case: Case) -> list[Finding]:
         Finding(
             cause=CAUSE,
             task=case.task,
-            summary=f"a classifier tells texts of {main.split} from those of train with AUC {area:.2f} (0.50 is chance)",
+            summary=f"a classifier tells {main.split} texts from train texts with AUC {area:.2f} (0.50 is chance)",
             gain=gain,
             unit=case.unit,
             how=how,
-            p=max(p, gain.p),
+            p=p,
             telling=area >= _TELLING_AUC,
-            command="palmette review  # label texts like those of test, add them to train, then palmette update",
+            command="palmette review  # label texts like those of test for train, then palmette update",
             evidence=(_typical(train, main),),
             examples=tuple(shown(main.examples[n]) for n in _farthest(train, main)),
             numbers={"auc": area, "p_auc": p, "gap_points": gain.points},
@@ -132,7 +132,7 @@ def labels(case: Case) -> list[Finding]:
             gain=gain,
             unit=case.unit,
             how=f"probabilities re-weighted to the shares of {main.split}, measured on it",
-            p=max(p, gain.p),
+            p=p,
             telling=distance >= 0.1,
             command="palmette calibrate BUNDLE  # or train on data with the shares that you expect",
             evidence=tuple(

@@ -11,12 +11,11 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import ttest_ind
 from sklearn.cluster import KMeans
 
 from palmette import statistics
 from palmette.operate.diagnose.case import Case, NotLookedAtError
-from palmette.operate.diagnose.estimates import Floats, inside
+from palmette.operate.diagnose.estimates import Floats, greater, inside
 from palmette.operate.diagnose.finding import Finding
 from palmette.operate.diagnose.sheet import Sheet, shown
 
@@ -40,7 +39,7 @@ def detect(case: Case) -> list[Finding]:
     ranked = search(found, errors, half)
     if not ranked:
         return []
-    tests = [_test(errors, mask & ~half, ~mask & ~half) for _, mask in ranked]
+    tests = [greater(errors[mask & ~half], errors[~mask & ~half]) for _, mask in ranked]
     corrected = statistics.holm(tests)
     best = min(range(len(ranked)), key=lambda n: (corrected[n] >= 0.05, -_lift(errors, ranked[n][1])))
     name, mask = ranked[best]
@@ -51,16 +50,16 @@ def detect(case: Case) -> list[Finding]:
         Finding(
             cause=CAUSE,
             task=case.task,
-            summary=f"{name}: {mask.sum()} of {len(main)} texts of {main.split}, {100 * inner:.0f} % wrong where the rest "
-            f"has {100 * outer:.0f} %",
+            summary=f"{name}: {mask.sum()} of {len(main)} texts of {main.split}, {100 * inner:.0f} % wrong where the "
+            f"rest has {100 * outer:.0f} %",
             gain=gain,
             unit=case.unit,
             how=f"the slice answered as well as the rest, on {main.split}",
-            p=max(corrected[best], gain.p),
+            p=corrected[best],
             telling=given and inner > 1.5 * outer,
             command=f"palmette evaluate {case.subject.name} --slices {_fields(main)[0] if given else 'length,unseen'}",
             evidence=tuple(
-                f"{other}: {100 * float(errors[m].mean()):.0f} % of {m.sum()} wrong, p = {p:.2g} on the half not searched"
+                f"{other}: {100 * float(errors[m].mean()):.0f} % of {m.sum()} wrong, p = {p:.2g} on the other half"
                 for (other, m), p in zip(ranked, corrected, strict=True)
             ),
             examples=tuple(shown(main.examples[n]) for n in np.flatnonzero(mask & (errors > 0))[:6]),
@@ -131,10 +130,3 @@ def search(found: dict[str, Mask], errors: Floats, half: Mask) -> list[tuple[str
 
 def _lift(errors: Floats, mask: Mask) -> float:
     return float((errors[mask].mean() - errors[~mask].mean()) * mask.mean())
-
-
-def _test(errors: Floats, inside_: Mask, outside: Mask) -> float:
-    if inside_.sum() < 3 or outside.sum() < 3:
-        return 1.0
-    p = float(ttest_ind(errors[inside_], errors[outside], equal_var=False, alternative="greater").pvalue)
-    return 1.0 if np.isnan(p) else p

@@ -96,14 +96,14 @@ def before(case: Case) -> list[Finding]:
         Finding(
             cause=CAUSE,
             task=case.task,
-            summary=f"{count} of {len(main)} texts of {main.split} have exactly {longest} {name}, the most of all: they "
-            "were cut there before they came here",
+            summary=f"{count} of {len(main)} texts of {main.split} have exactly {longest} {name}, the most of all: "
+            "they were cut there before they came here",
             gain=gain,
             unit=case.unit,
             how=how,
-            p=max(p, gain.p),
+            p=p,
             telling=p < 1e-6,
-            command=f"palmette check {case.subject.data}  # then find what cuts texts at {longest} {name}; read them whole",
+            command=f"palmette check {case.subject.data}  # find what cuts texts at {longest} {name}",
             examples=tuple(shown(main.examples[n]) for n in np.flatnonzero(members)[:5]),
             numbers={"longest": longest, "unit": name, "texts": count, "p_pile": p},
         )

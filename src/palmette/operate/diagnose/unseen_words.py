@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import ttest_ind
 
 from palmette.operate.diagnose.case import Case
-from palmette.operate.diagnose.estimates import Floats, from_error, metric
+from palmette.operate.diagnose.estimates import Floats, from_error, greater, metric
 from palmette.operate.diagnose.finding import Finding
 from palmette.operate.diagnose.sheet import Sheet, shown
 from palmette.types import Example
@@ -39,9 +38,7 @@ def detect(case: Case) -> list[Finding]:
     known = frozenset(w for example in case.subject.corpus.splits["train"] for w in words(example))
     here = shares(main.examples, known)
     usual = shares(case.sheets["dev"].examples, known) if main.split != "dev" and "dev" in case.sheets else _own(train)
-    p = float(ttest_ind(here, usual, equal_var=False, alternative="greater").pvalue) if len(usual) > 1 else 1.0
-    if np.isnan(p):
-        p = 1.0
+    p = greater(here, usual)
     rng = np.random.default_rng(case.seed)
     points = _points(case, np.arange(len(main)), here, usual)
     moved = [_points(case, rng.integers(0, len(main), len(main)), here, usual) for _ in range(_DRAWS)]
@@ -53,12 +50,12 @@ def detect(case: Case) -> list[Finding]:
         Finding(
             cause=CAUSE,
             task=case.task,
-            summary=f"{100 * here.mean():.1f} % of a text's words are not in train, where {100 * usual.mean():.1f} % are "
-            "to be expected",
+            summary=f"{100 * here.mean():.1f} % of a text's words are not in train, where {100 * usual.mean():.1f} % "
+            "are to be expected",
             gain=gain,
             unit=case.unit,
             how=f"texts of {main.split} re-weighted to the shares of unseen words that are to be expected",
-            p=max(p, gain.p),
+            p=p,
             telling=here.mean() > 1.3 * usual.mean() and p < 0.001,
             command="palmette review  # label texts that have these words, add them to train, then palmette update",
             evidence=(f"most frequent: {common}",) if common else (),
