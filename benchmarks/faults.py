@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,8 @@ import common
 
 Row = dict[str, Any]
 Splits = dict[str, list[Row]]
-SIZES = {"train": 1000, "dev": 400, "test": 500}
+SIZES = {"train": 900, "dev": 400, "test": 500}
+COMPANION = {"train": 450, "dev": 100, "test": 100}
 TAGGED = {"train": 600, "dev": 300, "test": 400}
 FULLWIDTH = {code: code + 0xFEE0 for code in range(ord("a"), ord("z") + 1)}
 
@@ -91,14 +91,13 @@ CORPORA: dict[str, Callable[[str], list[Row]]] = {
 }
 
 
-def sample(name: str, rng: np.random.Generator) -> Splits:
+def sample(name: str, rng: np.random.Generator, sizes: Mapping[str, int]) -> Splits:
     """A random part of each split of a corpus, with two columns that mean nothing.
 
     The publisher's splits may differ (tweets of other months): the three are drawn from all rows together, so that no
     shift is there that was not planted.
     """
     everything = [row for split in SIZES for row in CORPORA[name](split)]
-    sizes = TAGGED if name == "ner" else SIZES
     chosen = rng.permutation(len(everything))[: sum(sizes.values())]
     found, start = {}, 0
     for split, size in sizes.items():
@@ -253,7 +252,7 @@ def little_data(plan: Plan) -> None:
     count = int(plan.rng.integers(40, 130))
     plan.splits["train"] = plan.splits["train"][:count]
     plan.companion["train"] = plan.companion["train"][: 4 * count]
-    plan.settings["epochs"] = 8
+    plan.settings["epochs"] = 12
     plan.about.append(f"{count} training examples")
 
 
@@ -315,7 +314,8 @@ def make(seed: int, names: Sequence[str], corpora: Sequence[str]) -> Plan:
     rng = np.random.default_rng(seed)
     target = str(rng.choice(list(corpora)))
     companion = str(rng.choice([name for name in ("sst2", "emotion", "snips") if name != target]))
-    plan = Plan(rng, target, sample(target, rng), sample(companion, rng))
+    sizes = TAGGED if target == "ner" else SIZES
+    plan = Plan(rng, target, sample(target, rng, sizes), sample(companion, rng, COMPANION))
     for name in names:
         FAULTS[name][0](plan)
     return plan
@@ -347,7 +347,7 @@ def build(plan: Plan, folder: Path, seed: int, threads: int) -> tuple[Path, Path
     for task, weight in plan.weights.items():
         kinds[task]["weight"] = weight
     training = {
-        "epochs": 3,
+        "epochs": 8 if tagged else 3,
         "batch_tokens": 1024,
         "learning_rate": 2e-4,
         "seed": seed % 1000,
@@ -432,7 +432,7 @@ def run_case(
     from palmette.operate.diagnose.diagnose import diagnose
 
     started = time.perf_counter()
-    folder = cache / f"work-{seed}"
+    folder = (arguments.work or cache) / f"work-{seed}"
     built = folder / "built.json"
     plan = make(seed, names, corpora)
     if built.exists():
@@ -515,6 +515,7 @@ def main() -> None:
     made.add_argument("--pairs", default="", help="cases with two faults, e.g. 3000-3019")
     made.add_argument("--only", choices=list(FAULTS), help="one kind of fault (development)")
     made.add_argument("--cache", type=Path, default=common.RUNS / "faults", help="where cases are kept")
+    made.add_argument("--work", type=Path, help="folder for data and models while a case runs, e.g. in memory")
     made.add_argument("--keep", action="store_true", help="keep data and models")
     made.add_argument("--again", action="store_true", help="diagnose again what is kept (development)")
     made.add_argument("--report", action="store_true", help="append the figures of what is done to the results")
@@ -580,4 +581,4 @@ def summarise(lines: Sequence[Row], arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -103,7 +103,8 @@ def case(*sheets: Sheet, predictor: Any = None, **about: Any) -> Case:
         "sources": [{"format": "jsonl", "train": "x", "text": "x", "labels": {"t": "t"}}],
     }
     described["sources"][0]["labels"] |= {name: name for name in described["tasks"]}  # type: ignore[index]
-    splits = {split: [] for split in ("train", "dev", "test")} | {s.split: list(s.examples) for s in sheets}
+    splits: dict[str, list[Example]] = {split: [] for split in ("train", "dev", "test")}
+    splits |= {s.split: list(s.examples) for s in sheets}
     kinds = dict.fromkeys(described["tasks"], task)
     subject = Subject(
         name="run",
@@ -510,7 +511,7 @@ def test_a_run_of_all_kinds_is_diagnosed(run: Path, invoke: Callable[..., Result
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        (["--task", "posx"], "no such task in this model; it has pos, ner"),
+        (["--task", "posx"], "no such task in this model; it has answer"),
         (["--study", "."], "study.json cannot be read"),
         (["--data", "missing.yaml"], "cannot be read"),
     ],

@@ -136,6 +136,11 @@ class Case:
             raise NotLookedAtError("needs both dev and test: one to compare the other with")
         return self.sheets["dev"]
 
+    @property
+    def like_train(self) -> Sheet:
+        """Held-out examples to judge training by: dev, which a shift of test does not blur; else the main ones."""
+        return self.sheets.get("dev", self.main)
+
     @cached_property
     def quick_train(self) -> Floats:
         """Probabilities of the training units by quick heads that were fitted on other examples."""

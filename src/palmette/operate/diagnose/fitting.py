@@ -31,14 +31,14 @@ def curve(case: Case) -> list[tuple[int, float]]:
 
 def under(case: Case) -> list[Finding]:
     """A head that is fitted to the end on the run's own trunk does better, and train is not learned either."""
-    main, train = case.main, case.train
+    main, train = case.like_train, case.train
     if not main.trained.shape[1] or not len(main.gold):
         raise NotLookedAtError("needs the run, and a task with classes")
     head = quick.fit(train.trained, train.gold, len(case.kind.labels))
     gain = paired(case.kind, quick.parts(case.kind, main, head.probabilities(main.trained)), main.parts, seed=case.seed)
     points = curve(case)
     learned = 100 * metric(case.kind, train.parts)
-    held_out = 100 * metric(case.kind, case.sheets.get("dev", main).parts)
+    held_out = 100 * metric(case.kind, main.parts)
     rising = _rising(points)
     losses = [line["loss"][case.task] for line in case.subject.history if case.task in line.get("loss", {})]
     gap = learned - held_out

@@ -56,7 +56,7 @@ def doubled(sizes: Sequence[int], scores: Sequence[Sequence[float]]) -> tuple[Ga
     x = np.array(sizes, dtype=np.float64)
 
     def law(n: Floats, scale: float, exponent: float, floor: float) -> Floats:
-        return floor + scale * (n / x[0]) ** -exponent
+        return np.asarray(floor + scale * (n / x[0]) ** -exponent, dtype=np.float64)
 
     errors = 1 - means
     spread = np.array([np.std(found, ddof=1) if len(found) > 1 else np.nan for found in scores])

@@ -21,6 +21,7 @@ from palmette.text import TextEncoder
 from palmette.types import Example, Text
 
 CAUSE = "tokenisation mismatch"
+CASING = "casing lost"
 Repair = Callable[[Sequence[str]], tuple[str, ...]]
 _PLAIN = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-"}
 # Cyrillic letters that look like Latin ones (Unicode TR 39, the common part), by code point.
@@ -60,6 +61,14 @@ def _judge(
 ) -> Finding:
     main, encoder = case.main, case.subject.predictor.encoder
     gain = paired(case.kind, case.answer(mended), main.parts, seed=case.seed)
+    how = f"{main.split} answered again with its texts brought to the form of train"
+    dev = case.sheets.get("dev") if main.split != "dev" else None
+    if name == CASING and dev is not None:
+        # Train does not know the casing of every word: what dev loses without capitals says what all of them are worth.
+        lowered = [_apply(example, lambda words: tuple(map(str.lower, words))) for example in dev.examples]
+        lost = paired(case.kind, dev.parts, case.answer(lowered), seed=case.seed).scaled(float(changed.mean()))
+        if lost.low > gain.low:
+            gain, how = lost, "dev without capitals: what it loses, times the share of texts"
     usual = np.array([_apply(e, repair).key != e.key for e in reference.examples], dtype=np.float64)
     p = greater(changed.astype(np.float64), usual)
     before, after, wanted = (fertility(encoder, sheet) for sheet in (main.examples, mended, reference.examples))
@@ -71,7 +80,7 @@ def _judge(
         f"{100 * float(changed.mean()):.0f} % of {main.split}, {100 * float(usual.mean()):.0f} % of train)",
         gain=gain,
         unit=case.unit,
-        how=f"{main.split} answered again with its texts brought to the form of train",
+        how=how,
         p=max(p, gain.p),
         telling=float(changed.mean()) > usual.mean() + 0.1,
         command=f"palmette predict {case.subject.name} --input FILE  # bring texts to the form of train first: {name}",
@@ -108,7 +117,7 @@ def _repairs(case: Case, train: Sheet) -> dict[str, Repair]:
     counts = Counter({word: sum(forms.values()) for word, forms in casings.items()})
     found: dict[str, Repair] = {
         "unusual or invisible characters": lambda words: tuple(map(normal, words)),
-        "casing lost": lambda words: tuple(_cased(word, n, casings) for n, word in enumerate(words)),
+        CASING: lambda words: tuple(_cased(word, n, casings) for n, word in enumerate(words)),
     }
     one_label = all(len(case.kind.units(label)) == 1 for label in case.main.labels[:20])
     if one_label:

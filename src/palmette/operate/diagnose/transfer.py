@@ -89,7 +89,7 @@ def conflict(case: Case) -> list[tuple[str, float, float]]:
 
 def _of_run(case: Case) -> list[Finding]:
     """A quick head does better on the trunk as it was before training than the model does on the one it has now."""
-    main, train = case.main, case.train
+    main, train = case.like_train, case.train
     if not main.trained.shape[1] or not main.vectors.shape[1] or not len(main.gold):
         raise NotLookedAtError("needs a study (--study), or a run of a task with classes and its trunk before training")
     before = quick.parts(case.kind, main, case.quick_head.probabilities(main.vectors))
