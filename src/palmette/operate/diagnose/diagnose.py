@@ -153,7 +153,14 @@ _SPECIAL: dict[str, tuple[str, ...]] = {
 
 # What follows from other causes: it is shown, but not claimed with high confidence beside them.
 _FOLLOWS: dict[str, tuple[str, ...]] = {
-    miscalibration.CAUSE: (label_noise.CAUSE, fitting.UNDER, slices.CAUSE, label_set.CONFUSABLE, transfer.CAUSE),
+    miscalibration.CAUSE: (
+        label_noise.CAUSE,
+        fitting.UNDER,
+        slices.CAUSE,
+        label_set.CONFUSABLE,
+        transfer.CAUSE,
+        little_data.CAUSE,
+    ),
 }
 
 

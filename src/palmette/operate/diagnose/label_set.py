@@ -18,6 +18,7 @@ RARE, CONFUSABLE = "rare label", "confusable labels"
 _FEW = 40  # units of train below which a label may be rare
 _MASS = 8  # units of the data in question that make a label worth looking at
 _PAIRS = 4  # pairs looked at
+_PAIR = 40  # units of each label that a classifier of two is fitted on: with fewer it is weak, whatever the labels
 
 
 def detect(case: Case) -> list[Finding]:
@@ -40,6 +41,9 @@ def rare(case: Case) -> list[Finding]:
     # Common in the data in question, rare in train: the shares alone tell that examples of it are missing.
     missing = [n for n in rows if (support[n] + 1) / (support.sum() + count) < 0.3 * wanted[n] / wanted.sum()]
     unseen = int((main.gold < 0).sum())
+    if not common.any():  # of all there is little: another cause
+        rows = []
+        missing = []
     if not rows and not unseen:
         return []
     lost = sum(usual * wanted[n] - right[n] for n in rows) + usual * unseen
@@ -103,7 +107,7 @@ def _pair(case: Case, pair: tuple[int, int], errors: float) -> Finding | None:
     judged = [sheet for split, sheet in case.sheets.items() if split != "train"]
     gold = np.concatenate([sheet.gold[np.isin(sheet.gold, pair)] for sheet in judged]) == pair[1]
     if (
-        min(np.bincount(train.gold[head_units], minlength=max(pair) + 1)[list(pair)]) < 10
+        min(np.bincount(train.gold[head_units], minlength=max(pair) + 1)[list(pair)]) < _PAIR
         or gold.all()
         or not gold.any()
     ):
@@ -127,7 +131,7 @@ def _pair(case: Case, pair: tuple[int, int], errors: float) -> Finding | None:
         how="the metric with both labels counted as one, less that with two; times 2 (1 - AUC), the share that is not "
         "the model's fault",
         p=merged.p,
-        telling=area + 1.96 * error < 0.75,
+        telling=area + 1.96 * error < 0.68,
         command=f"palmette check {case.subject.data}  # then sharpen the guideline, or rename: one into the other",
         examples=tuple(
             f"{shown(main.examples[main.owner[n]])}  [{kind.labels[main.gold[n]]}]"

@@ -16,7 +16,7 @@ from palmette.operate.diagnose.finding import Finding
 
 CAUSE = "too little data"
 _SHARES = (0.125, 0.25, 0.5, 1.0)
-_REPEATS = 4
+_REPEATS = 6
 
 
 def detect(case: Case) -> list[Finding]:
@@ -35,8 +35,8 @@ def detect(case: Case) -> list[Finding]:
             how=f"twice the examples, extrapolated by the power law error ~ n^-{exponent:.2f} of {source}",
             p=gain.p,
             telling=size < 400 or own is not None,
-            command="palmette review  # label more examples; palmette compare … --curve-task "
-            f"{case.task} measures the curve of the model itself",
+            command=f"palmette compare {case.subject.data} --out STUDY --learning-curve 10,30,100 --curve-task "
+            f"{case.task}  # the model's own curve; then palmette review to label more",
             numbers={"sizes": list(sizes), "scores": [list(found) for found in scores], "exponent": exponent},
         )
     ]
@@ -59,16 +59,26 @@ def doubled(sizes: Sequence[int], scores: Sequence[Sequence[float]]) -> tuple[Ga
         return np.asarray(floor + scale * (n / x[0]) ** -exponent, dtype=np.float64)
 
     errors = 1 - means
-    spread = np.array([np.std(found, ddof=1) if len(found) > 1 else np.nan for found in scores])
-    noise = float(np.nanmean(spread)) if np.isfinite(spread).any() else 0.01
     start = (max(errors[0] / 2, 1e-3), 0.5, max(errors[-1] / 2, 1e-3))
     found = least_squares(lambda way: law(x, *way) - errors, start, bounds=([0, 0.05, 0], [1, 1.5, 1]))
     scale, exponent, _ = map(float, found.x)
-    points = 100 * scale * ((x[-1] / x[0]) ** -exponent - (2 * x[-1] / x[0]) ** -exponent)
-    # An extrapolation is as uncertain as the last step of the curve that it continues.
-    last = 100 * (means[-1] - means[-2]) if len(means) > 1 else points
-    error = 100 * noise / math.sqrt(max(min(map(len, scores)), 1)) + 0.5 * abs(points - last)
-    return from_error(min(points, max(last, 0.0)), max(error, 0.1)), float(exponent)
+    by_law = 100 * scale * ((x[-1] / x[0]) ** -exponent - (2 * x[-1] / x[0]) ** -exponent)
+    # The law's tail is loosely held by a few points: the mean with what the last doublings gained, falling as the law
+    # does from the middle of them to the next one.
+    slope, error = _slope(x[-3:], scores[-3:])
+    falls = 2 ** (-1.5 * exponent)
+    return from_error(max((by_law + 100 * falls * slope) / 2, 0.0), max(100 * error, 0.1)), exponent
+
+
+def _slope(sizes: Floats, scores: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """What a doubling gained, by least squares, and its standard error."""
+    x = np.concatenate([np.full(len(found), math.log2(size)) for size, found in zip(sizes, scores, strict=True)])
+    y = np.concatenate([np.asarray(found, dtype=np.float64) for found in scores])
+    spread = float(np.square(x - x.mean()).sum())
+    slope = float(((x - x.mean()) * (y - y.mean())).sum() / spread)
+    rest = y - y.mean() - slope * (x - x.mean())
+    # Draws of one pool, judged on one set, are less apart than new ones would be: half as much again.
+    return slope, 1.5 * math.sqrt(float(np.square(rest).sum()) / max(len(x) - 2, 1) / spread)
 
 
 def _quick(case: Case) -> tuple[list[int], list[list[float]], str]:
