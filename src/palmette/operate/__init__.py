@@ -1,1 +1,1 @@
-"""After launch: what watches, corrects, diagnoses and releases models."""
+"""After launch: whether an answer can be trusted, who checks the rest, what to release, and what comes of it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -78,6 +78,10 @@ def create_app(service: Service) -> FastAPI:
     _add_answering(app, service)
     _add_looking(app, service)
     _add_operating(app, service)
+    if service.reviews is not None:
+        from palmette.serving.review_api import add_review
+
+        add_review(app, service, service.reviews, _authorise, _body)
     _add_pages(app, service)
     return app
 
@@ -148,6 +152,8 @@ async def _body(request: Request, service: Service) -> bytes:
 async def _accept(request: Request, service: Service) -> tuple[Job, Waiting]:
     """Check a request and put it into the queue."""
     _authorise(request, service)
+    with _refusing_when_full():
+        service.batcher.check_room()  # what is refused anyway need not be read
     body = await _body(request, service)
     model = service.model
     inputs, tasks, explain = bodies.read_request(body, model, service.settings)
@@ -156,12 +162,21 @@ async def _accept(request: Request, service: Service) -> tuple[Job, Waiting]:
     waiting = Waiting(request, service.settings.request_timeout)
     job = Job(model, inputs, tasks, waiting.notify, explain=explain, request_id=identity)
     try:
-        service.batcher.submit(job)
-    except QueueFullError as full:
+        with _refusing_when_full():
+            service.batcher.submit(job)
+    except RefusedError:
         waiting.end()
+        raise
+    return job, waiting
+
+
+@contextmanager
+def _refusing_when_full() -> Iterator[None]:
+    try:
+        yield
+    except QueueFullError as full:
         message = f"too many texts are waiting; try again in {full.seconds} s"
         raise RefusedError(429, "queue_full", message, headers={"Retry-After": str(full.seconds)}) from full
-    return job, waiting
 
 
 def _ready(job: Job, number: int) -> bool:
@@ -340,6 +355,10 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return file_response("index.html")
+
+    @app.get("/review", include_in_schema=False)
+    async def review() -> Response:
+        return file_response("review.html")
 
     @app.get("/{name}", include_in_schema=False)
     async def page(name: str) -> Response:
