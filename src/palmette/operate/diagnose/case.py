@@ -171,6 +171,13 @@ class Case:
         found = [reading[self.task].label for reading in asked.answer(examples, [self.task])]
         return self.kind.parts([example.labels[self.task] for example in examples], found)
 
+    def label_more(self, which: str) -> str:
+        """The command that gets answers out to be corrected, and which to choose."""
+        form = "jsonl" if len(self.main.gold) == len(self.main) else "label-studio"
+        return (
+            f"palmette review export STORE --task {self.task} --format {form} --which waiting --out TO_LABEL  # {which}"
+        )
+
     @property
     def unit(self) -> str:
         """What gains are measured in."""

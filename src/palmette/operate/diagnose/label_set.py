@@ -68,7 +68,7 @@ def rare(case: Case) -> list[Finding]:
             how=f"recall of these labels raised to that of the common ones, over all units of {main.split}",
             p=gain.p,
             telling=bool(missing or unseen),
-            command="palmette review  # label more examples of these, or merge labels in the source (rename:)",
+            command=case.label_more("label more examples of these, or merge labels by rename: in the source"),
             evidence=(
                 *(
                     f"{case.kind.labels[n]}: {support[n]} in train, {right[n]} of {wanted[n]} found in {main.split}"

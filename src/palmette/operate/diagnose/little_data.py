@@ -36,7 +36,7 @@ def detect(case: Case) -> list[Finding]:
             p=gain.p,
             telling=size < 400 or own is not None,
             command=f"palmette compare {case.subject.data} --out STUDY --learning-curve 10,30,100 --curve-task "
-            f"{case.task}  # the model's own curve; then palmette review to label more",
+            f"{case.task}  # the model's own curve; then label more: palmette review export",
             numbers={"sizes": list(sizes), "scores": [list(found) for found in scores], "exponent": exponent},
         )
     ]

@@ -74,7 +74,7 @@ def texts(case: Case) -> list[Finding]:
             how=how,
             p=p,
             telling=area >= _TELLING_AUC,
-            command="palmette review  # label texts like those of test for train, then palmette update",
+            command=case.label_more("label texts like those of test; then palmette update RUN --corrections STORE"),
             evidence=(_typical(train, main),),
             examples=tuple(shown(main.examples[n]) for n in _farthest(train, main)),
             numbers={"auc": area, "p_auc": p, "gap_points": gain.points},
