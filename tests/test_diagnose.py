@@ -388,6 +388,17 @@ class TestLearning:
         assert found.gain.low > 10
         assert "cosine -0.20" in found.evidence[0]
 
+    def test_a_task_that_is_crowded_out(self) -> None:
+        history = [{"event": "progress", "loss": {"t": 0.5, "u": 15.0}}]
+        wrong = errors(150, 0.5)
+        train, dev = (sheet(s, balanced(150), seed=n, wrong=wrong) for n, s in enumerate(("train", "dev")))
+        crowded = case(train, dev, others=("u",), history=history)
+        (found,) = transfer.detect(crowded)
+        assert "u has 30 times the weighted loss" in found.summary
+        assert found.gain.points == pytest.approx(50, abs=15)
+        calm = case(train, dev, others=("u",), history=[{"event": "progress", "loss": {"t": 0.5, "u": 1.0}}])
+        assert transfer.detect(calm)[0].gain.points < 5
+
 
 class TestConfidences:
     def test_over_confidence_and_its_mending(self) -> None:

@@ -147,7 +147,8 @@ _SPECIAL: dict[str, tuple[str, ...]] = {
     unseen_words.CAUSE: (tokenisation.CAUSE,),
     truncation.CAUSE: (tokenisation.CAUSE,),
     label_noise.CAUSE: (slices.CAUSE, label_set.CONFUSABLE),
-    fitting.UNDER: (little_data.CAUSE,),
+    fitting.UNDER: (little_data.CAUSE, transfer.CAUSE),
+    fitting.OVER: (transfer.CAUSE,),
 }
 
 
@@ -264,9 +265,11 @@ def _config(model: Answerer, data: str | Path | None) -> Config:
     """The configuration of the data, with the trunk of the model."""
     if isinstance(model, Run):
         own = model.config
-        return (
-            own if data is None else Config.load(data).model_copy(update={"trunk": own.trunk, "training": own.training})
-        )
+        if data is None:
+            return own
+        other = Config.load(data)
+        tasks = {task: own.tasks.get(task, declared) for task, declared in other.tasks.items()}
+        return other.model_copy(update={"trunk": own.trunk, "training": own.training, "tasks": tasks})
     return Config.load(str(data))
 
 

@@ -16,6 +16,7 @@ BINS = 10
 # A point of calibration error is not a point of the metric: no answer changes. It counts half in the ranking.
 WORTH = 0.5
 _DRAWS = 100
+_USUAL = 0.45, 2.2  # temperatures that models have which nothing happened to
 
 
 def ece(probabilities: Floats, gold: NDArray[np.int64]) -> float:
@@ -78,7 +79,7 @@ def detect(case: Case) -> list[Finding]:
             how=f"one temperature ({found:.2f}) fitted on {fitted.split} leaves {100 * last:.1f} points on "
             f"{judged.split}; no answer changes, so a point counts half",
             p=gain.p,
-            telling=100 * first >= 8 and not 0.55 < found < 1.8,
+            telling=100 * first >= 3 and not _USUAL[0] < found < _USUAL[1],
             command="palmette calibrate BUNDLE",
             numbers={"ece": first, "ece_after": last, "temperature": found, "confidence": confidence, "right": right},
         )

@@ -9,10 +9,11 @@ import numpy as np
 
 from palmette.operate.diagnose import quick
 from palmette.operate.diagnose.case import Case, NotLookedAtError
-from palmette.operate.diagnose.estimates import Gain, paired
+from palmette.operate.diagnose.estimates import Gain, metric, paired
 from palmette.operate.diagnose.finding import Finding
 
 CAUSE = "negative transfer"
+DOMINANT = 10.0  # times this task's weighted loss: with so much, the updates are another task's
 
 
 def detect(case: Case) -> list[Finding]:
@@ -87,6 +88,19 @@ def conflict(case: Case) -> list[tuple[str, float, float]]:
     return sorted(found, key=lambda item: item[1])
 
 
+def dominance(case: Case) -> list[tuple[str, float]]:
+    """How many times this task's weighted loss each other task's was, over the run; the greatest first."""
+    weights = {task: case.subject.config.tasks[task].weight for task in case.subject.kinds}
+    losses = [line["loss"] for line in case.subject.history if line.get("event") == "progress"]
+    means = {
+        task: weight * float(np.mean(known))
+        for task, weight in weights.items()
+        if (known := [loss[task] for loss in losses if task in loss])
+    }
+    own = means.pop(case.task, 0.0)
+    return sorted(((task, loss / own) for task, loss in means.items()), key=lambda item: -item[1]) if own > 0 else []
+
+
 def _of_run(case: Case) -> list[Finding]:
     """A quick head does better on the trunk as it was before training than the model does on the one it has now."""
     main, train = case.like_train, case.train
@@ -100,9 +114,21 @@ def _of_run(case: Case) -> list[Finding]:
         paired(case.kind, before, main.parts, seed=case.seed),
         key=lambda g: g.points,
     )
+    heavier = dominance(case)
+    crowded_out = bool(heavier) and heavier[0][1] >= DOMINANT
+    summary = (
+        "a quick head on the trunk as it was before training beats one on the trunk as it is now, and the model: the "
+        "training with other tasks has cost the trunk what this one needs"
+    )
+    how = f"the quick head on the untrained trunk less the better of the two, on {main.split}"
+    if crowded_out:
+        mended = max((before, refitted), key=lambda parts: metric(case.kind, parts))
+        gain = paired(case.kind, mended, main.parts, seed=case.seed)
+        summary = f"{heavier[0][0]} has {heavier[0][1]:.0f} times the weighted loss of this task: it crowds it out"
+        how = f"what a quick head of this task alone does better, on {main.split}"
     blamed = conflict(case)
     others = [task for task in case.subject.kinds if task != case.task]
-    worst = blamed[0][0] if blamed else others[0]
+    worst = heavier[0][0] if crowded_out else blamed[0][0] if blamed else others[0]
     evidence = [
         f"probes: a step for {other} changes this task's loss by {-100 * affinity:+.2f} %, cosine {cosine:+.2f}"
         for other, affinity, cosine in blamed
@@ -112,11 +138,10 @@ def _of_run(case: Case) -> list[Finding]:
         Finding(
             cause=CAUSE,
             task=case.task,
-            summary="a quick head on the trunk as it was before training beats one on the trunk as it is now, and the "
-            f"model: the training with {', '.join(others)} has cost the trunk what the task needs",
+            summary=summary,
             gain=gain,
             unit=case.unit,
-            how=f"the quick head on the untrained trunk less the better of the two, on {main.split}",
+            how=how,
             p=gain.p,
             telling=True,
             command=f"palmette compare {case.subject.data} --out STUDY  # then lower tasks.{worst}.weight "
