@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fakes import tiny_config
 from palmette import calibration, trainer
@@ -22,7 +23,7 @@ from palmette.config import Config, TaskConfig
 from palmette.deploy.decisions import set_thresholds
 from palmette.deploy.export import export
 from palmette.errors import BundleError, ConfigError
-from palmette.kinds import KINDS
+from palmette.kinds import KINDS, AnyKind
 from palmette.run import Run
 from palmette.runtime import Runtime
 from palmette.types import Answer, Prediction
@@ -30,8 +31,8 @@ from palmette.types import Answer, Prediction
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
 
-def sigmoid(scores: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-scores))
+def sigmoid(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-scores)))
 
 
 def overconfident(
@@ -145,7 +146,7 @@ def test_a_damaged_calibration_is_refused(state: dict[str, object], wrong: str) 
 
 
 def test_claims_of_each_kind() -> None:
-    def kind(name: str, state: dict[str, object], **config: object) -> object:
+    def kind(name: str, state: dict[str, object], **config: object) -> AnyKind:
         return KINDS[name]("t", TaskConfig.model_validate({"kind": name, **config}), state)
 
     tags = kind("sequence_labeling", {"labels": ["A", "B"]})
