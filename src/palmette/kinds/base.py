@@ -213,6 +213,17 @@ class Kind(ABC, Generic[L]):
         """(place, label) pairs for scores per label; empty where the kind has no labels."""
         return set()
 
+    def difference(self, first: L, second: L) -> float:
+        """How much two models' answers to one text differ: 0 (not at all) to 1 (nothing in common).
+
+        Unless overridden, one minus the share of items in common (Dice 1945, Ecology): of tags the share of words that
+        differ, of spans one minus F1; without items, 0 if the labels are equal and 1 if not.
+        """
+        one, two = self.items(first), self.items(second)
+        if not one and not two:
+            return float(first != second)
+        return 1 - 2 * len(one & two) / (len(one) + len(two))
+
     @abstractmethod
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         """The prediction as JSON, offsets in characters of the text."""

@@ -128,6 +128,12 @@ class ExtractiveQA(Kind[Answers]):
         pairs = zip(gold, predicted, strict=True)
         return sums.means([metrics.squad([wanted], [found])[self.metric] for wanted, found in pairs])
 
+    def difference(self, first: Answers, second: Answers) -> float:
+        """One minus token F1."""
+        if not first or not second:
+            return float(bool(first) != bool(second))
+        return 1 - metrics.token_f1(first[0].text, second[0].text)
+
     def instruction(self) -> str:
         nothing = f" If the passage does not answer it, write {_NOTHING}." if self.state["unanswerable"] else ""
         return f"Answer the question with a few words of the passage, exactly as they stand there.{nothing}"

@@ -90,6 +90,10 @@ class Generation(Kind[References]):
         pairs = zip(gold, predicted, strict=True)
         return sums.means([_example_scores(references, _first(found))[self.metric] for references, found in pairs])
 
+    def difference(self, first: References, second: References) -> float:
+        """One minus token F1."""
+        return 0.0 if first == second else 1 - metrics.token_f1(_first(first), _first(second))
+
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         texts: Any = prediction.label
         return {"text": _first(texts)}
