@@ -423,10 +423,11 @@ def _show_bad(counts: Counts) -> None:
 
 
 @main.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="0: a free one.  [default: 8000]")
 @click.option("--keys", type=click.Path(dir_okay=False, path_type=Path), help="Ask for a key: a file of hashes.")
+@click.option("--store", metavar="URL|FILE", help="Database of versions and their roles (docs/releases.md).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Another setting (docs/serving.md).")
 @click.option("--threads", type=click.IntRange(min=1), help="For a pass.  [default: the cores; with ray: 1]")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
@@ -435,7 +436,7 @@ def _show_bad(counts: Counts) -> None:
     "--ongoing", type=click.FloatRange(min=0, min_open=True), help="Requests for each before one more.  [default: 16]"
 )
 def serve(
-    model: Path,
+    model: Path | None,
     overrides: Sequence[str],
     threads: int | None,
     engine: str,
@@ -443,7 +444,10 @@ def serve(
     ongoing: float | None,
     **options: Any,
 ) -> None:
-    """Answer over HTTP. SIGTERM drains and ends, SIGHUP loads the model anew."""
+    """Answer over HTTP. SIGTERM drains and ends, SIGHUP loads the model anew.
+
+    MODEL can be left out where a store says what is live.
+    """
     try:
         from palmette.serving import ServerSettings
         from palmette.serving import serve as run_server
@@ -454,6 +458,8 @@ def serve(
         from palmette.scale.replicas import Replicas
         from palmette.scale.serve import serve as run_replicas
 
+        if model is None:
+            raise RunError("--engine ray: give the model as well")
         run_replicas(model, settings, Replicas.parse(replicas or "1", threads=threads or 1, ongoing=ongoing or 16.0))
         return
     _only_with_ray(replicas=replicas, ongoing=ongoing)

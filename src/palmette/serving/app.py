@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -29,6 +30,7 @@ from palmette.serving.refusal import RefusedError
 from palmette.serving.service import Service
 from palmette.serving.waiting import Waiting
 
+_USER = "X-Palmette-User"  # keeps a user with one of two versions
 _GONE = Response(status_code=499)  # goes nowhere but into the log: the client has left
 
 
@@ -52,7 +54,7 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.batcher.close)
+        await asyncio.to_thread(service.close)
 
     app = FastAPI(
         title="Palmette",
@@ -69,7 +71,7 @@ def create_app(service: Service) -> FastAPI:
             CORSMiddleware,
             allow_origins=service.settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id", _USER],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     app.add_middleware(Around, service=service)  # the outermost, so last
@@ -149,12 +151,20 @@ async def _accept(request: Request, service: Service) -> tuple[Job, Waiting]:
     """Check a request and put it into the queue."""
     _authorise(request, service)
     body = await _body(request, service)
-    model = service.model
-    inputs, tasks, explain = bodies.read_request(body, model, service.settings)
     identity = request.state.request_id
+    roster, key = service.roster, request.headers.get(_USER) or identity
+    model = roster.choose(key)
+    try:
+        inputs, tasks, explain = bodies.read_request(body, model, service.settings)
+    except RefusedError:
+        if model is roster.live:
+            raise
+        # A candidate that lacks a task must not be what callers see of it.
+        model = roster.live
+        inputs, tasks, explain = bodies.read_request(body, model, service.settings)
     request.state.log.update(texts=len(inputs), tasks=tasks)
     waiting = Waiting(request, service.settings.request_timeout)
-    job = Job(model, inputs, tasks, waiting.notify, explain=explain, request_id=identity)
+    job = Job(model, inputs, tasks, waiting.notify, explain=explain, request_id=identity, key=key)
     try:
         service.batcher.submit(job)
     except QueueFullError as full:
@@ -164,12 +174,62 @@ async def _accept(request: Request, service: Service) -> tuple[Job, Waiting]:
     return job, waiting
 
 
+async def _first(job: Job, waiting: Waiting, service: Service, ready: Callable[[Job], bool]) -> Job:
+    """Wait until a job is ready, or failed, or the client has gone.
+
+    What the candidate fails at, before anything was sent, the live version answers: a trial costs no caller an answer.
+
+    Returns:
+        The job, or the one that took its place.
+
+    Raises:
+        RefusedError: 504, not in time.
+    """
+    live = service.model
+    try:
+        await waiting.until(lambda: ready(job))
+        if job.error is not None and job.model is not live:
+            _count_failure(job, service)
+            job = Job(
+                live,
+                job.inputs,
+                job.tasks,
+                waiting.notify,
+                explain=job.explain,
+                request_id=job.request_id,
+                key=job.key,
+            )
+            try:
+                service.batcher.submit(job)
+            except QueueFullError as full:
+                raise _failed() from full
+            await waiting.until(lambda: ready(job))
+            service.metrics.rescued.inc()
+    except BaseException as error:
+        service.batcher.cancel(job)
+        if isinstance(error, RefusedError) and error.status == HTTPStatus.GATEWAY_TIMEOUT:
+            _count_failure(job, service)
+        raise
+    if job.error is not None:
+        _count_failure(job, service)
+        raise _failed()
+    return job
+
+
+def _count_failure(job: Job, service: Service) -> None:
+    if service.follower is not None:
+        service.follower.failed(job.model)
+
+
 def _ready(job: Job, number: int) -> bool:
     return job.answers[number] is not None or job.error is not None
 
 
 def _account(request: Request, job: Job, service: Service) -> None:
     """An answered request, in the metrics."""
+    service.metrics.version_texts.labels(job.model.digest[:12]).inc(len(job.inputs))
+    if service.follower is not None:
+        service.follower.answered(job.model, (job.finished or time.monotonic()) - job.submitted)
     service.metrics.answered(job.tasks or list(job.model.kinds), time.monotonic() - request.state.begun)
 
 
@@ -194,12 +254,10 @@ def _add_answering(app: FastAPI, service: Service) -> None:
         except ClientDisconnect:
             return _GONE
         try:
-            await waiting.until(lambda: job.done)
+            job = await _first(job, waiting, service, lambda job: job.done)
         finally:
             waiting.end()
             service.batcher.cancel(job)  # no effect on one that is done
-        if job.error is not None:
-            raise _failed()
         if not job.done:
             return _GONE
         _account(request, job, service)
@@ -225,14 +283,9 @@ def _add_answering(app: FastAPI, service: Service) -> None:
         except ClientDisconnect:
             return _GONE
         try:
-            await waiting.until(partial(_ready, job, 0))
-        except BaseException:
-            service.batcher.cancel(job)
-            raise
+            job = await _first(job, waiting, service, lambda job: _ready(job, 0))
         finally:
             waiting.end()  # the response watches the client itself
-        if job.error is not None:
-            raise _failed()
         if waiting.gone:
             service.batcher.cancel(job)
             return _GONE
@@ -254,6 +307,7 @@ async def _lines(request: Request, job: Job, waiting: Waiting, service: Service)
                 raise _failed()
             await waiting.until(partial(_ready, job, sent))
         except RefusedError as refusal:
+            _count_failure(job, service)
             service.metrics.rejected.labels(refusal.code).inc()
             request.state.log["code"] = refusal.code
             yield refusal.body(request.state.request_id) + b"\n"
@@ -293,6 +347,14 @@ def _add_looking(app: FastAPI, service: Service) -> None:
         return JSONResponse({"manifest": found.manifest, "digest": found.digest, "card": found.card})
 
 
+async def _role_change(request: Request, service: Service) -> tuple[str, bodies.RoleChange]:
+    """Who asks for a change of roles, and for which."""
+    _authorise(request, service)
+    # A page of another origin cannot send JSON without asking first (CORS), but could send nothing at all.
+    asked = bodies.read_role_change(await _body(request, service))
+    return service.keys.who(request.headers.get("authorization")), asked
+
+
 def _add_operating(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/admin/reload",
@@ -307,6 +369,46 @@ def _add_operating(app: FastAPI, service: Service) -> None:
             if chunk:
                 raise RefusedError(400, "body_not_allowed", "a reload takes no body: the path is the server's own")
         return JSONResponse({"digest": (await service.reload()).digest})
+
+    @app.get(
+        "/v1/releases",
+        response_model=bodies.ReleasesResponse,
+        responses=errors(401, 409, 503),
+        operation_id="releases",
+    )
+    async def releases(request: Request) -> Any:
+        """Which version has which role, and who made it so."""
+        _authorise(request, service)
+        return JSONResponse(await service.show_releases())
+
+    change: dict[str, Any] = {"requestBody": {"content": {"application/json": {}}}}  # filled in by `describe`
+    refusals = errors(400, 401, 408, 409, 413, 415, 422, 500, 503)
+
+    @app.post(
+        "/v1/admin/promote",
+        response_model=bodies.Roles,
+        responses=refusals,
+        openapi_extra=change,
+        operation_id="promote",
+    )
+    async def promote(request: Request) -> Any:
+        """Make the candidate live, without losing a request."""
+        who, asked = await _role_change(request, service)
+        state = await service.change_roles(lambda book: book.promote(by=who, why=asked.why, candidate=asked.digest))
+        return JSONResponse(asdict(state))
+
+    @app.post(
+        "/v1/admin/rollback",
+        response_model=bodies.Roles,
+        responses=refusals,
+        openapi_extra=change,
+        operation_id="rollback",
+    )
+    async def rollback(request: Request) -> Any:
+        """Take the candidate back; without one, make the previous version live, or the one that is named."""
+        who, asked = await _role_change(request, service)
+        state = await service.change_roles(lambda book: book.rollback(by=who, why=asked.why, to=asked.digest))
+        return JSONResponse(asdict(state))
 
     @app.get("/healthz", response_model=bodies.Status, operation_id="healthz")
     async def healthz() -> Any:

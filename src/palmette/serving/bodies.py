@@ -112,6 +112,67 @@ class ModelResponse(BaseModel):
     card: str = Field(description="The model card, Markdown.")
 
 
+class RoleChange(_Body):
+    """What is said of a change of roles. There is no path in it: bundles are named on the machine that has them."""
+
+    digest: str | None = Field(
+        None,
+        min_length=6,
+        max_length=64,
+        pattern="^[0-9a-f]+$",
+        description="promote: only if this is the candidate. rollback: make this registered version live.",
+    )
+    why: str = Field("", max_length=500, description="Kept in the log.")
+
+
+class Roles(BaseModel):
+    """Which version has which role."""
+
+    number: int = Field(description="Of the entry of the log that made it so.")
+    live: str | None
+    previous: str | None
+    candidate: str | None
+    mode: str | None = Field(description="shadow or canary.")
+    share: float = Field(description="Of the traffic that meets the candidate.")
+
+
+class ReleaseVersion(BaseModel):
+    """A registered version."""
+
+    digest: str
+    tasks: dict[str, str] = Field(description="Task and kind.")
+    precision: str
+    registered: str
+    by: str
+    source: str | None
+
+
+class ReleaseEntry(BaseModel):
+    """A line of the log."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    number: int
+    at: str
+    who: str
+    action: str
+    origin: str | None = Field(alias="from")
+    target: str | None = Field(alias="to")
+    why: str
+    state: Roles
+    hash: str = Field(description="SHA-256 over the entry and the hash of the one before.")
+
+
+class ReleasesResponse(BaseModel):
+    """Roles, versions and the latest entries of the log."""
+
+    state: Roles
+    served: dict[str, str] = Field(description="Role and digest of what this server has loaded.")
+    versions: list[ReleaseVersion]
+    log: list[ReleaseEntry] = Field(description="The latest 100, the oldest first.")
+    trial: Json | None = Field(description="What this server counted of the candidate in the current window.")
+
+
 class Status(BaseModel):
     """ok, or what else."""
 
@@ -133,6 +194,26 @@ class ErrorResponse(BaseModel):
     request_id: str
 
 
+def read_role_change(body: bytes) -> RoleChange:
+    """What a body says of a change of roles; an empty one says nothing.
+
+    Raises:
+        RefusedError: 400 if it is not JSON, 422 naming the field that is wrong.
+    """
+    try:
+        return RoleChange.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        raise _refused(error) from error
+
+
+def _refused(error: ValidationError) -> RefusedError:
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    if problem["type"] == "json_invalid":
+        return RefusedError(400, "invalid_json", problem["msg"])
+    place = _place(problem["loc"])
+    return RefusedError(422, "invalid", f"{place or 'body'}: {problem['msg']}", field=place or None)
+
+
 def read_request(body: bytes, model: Served, settings: ServerSettings) -> tuple[list[Input], list[str] | None, bool]:
     """The inputs and tasks that a body asks for, and whether to explain the answers.
 
@@ -142,11 +223,7 @@ def read_request(body: bytes, model: Served, settings: ServerSettings) -> tuple[
     try:
         request = PredictRequest.model_validate_json(body)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        if problem["type"] == "json_invalid":
-            raise RefusedError(400, "invalid_json", problem["msg"]) from error
-        place = _place(problem["loc"])
-        raise RefusedError(422, "invalid", f"{place or 'body'}: {problem['msg']}", field=place or None) from error
+        raise _refused(error) from error
     if len(request.texts) > settings.texts:
         message = f"texts: at most {settings.texts} in a request, found {len(request.texts)}"
         raise RefusedError(422, "too_many_texts", message, field="texts")

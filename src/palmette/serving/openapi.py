@@ -27,6 +27,11 @@ def describe(app: FastAPI, service: Service) -> dict[str, Any]:
     components = document.setdefault("components", {})
     _, request = models_json_schema([(bodies.PredictRequest, "validation")], ref_template=_REFS)
     components["schemas"] |= _limit(request["$defs"], service)
+    _, change = models_json_schema([(bodies.RoleChange, "validation")], ref_template=_REFS)
+    components["schemas"] |= change["$defs"]
+    for path in ("/v1/admin/promote", "/v1/admin/rollback"):
+        content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        content["schema"] = {"$ref": "#/components/schemas/RoleChange"}
     for path in ("/v1/predict", "/v1/stream"):
         content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         content["schema"] = {"$ref": "#/components/schemas/PredictRequest"}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError
 
 from palmette.config import Settings
 from palmette.errors import ConfigError
+from palmette.operate.releases.rules import RolloutRules
 
 
 class ServerSettings(Settings):
@@ -36,6 +38,13 @@ class ServerSettings(Settings):
     shutdown_timeout: float = Field(60.0, gt=0, description="Seconds that accepted requests then have to end.")
     keys: Path | None = Field(None, description="File of key hashes (palmette keys new); none: no key is asked for.")
     cors_origins: tuple[str, ...] = Field((), description="Origins whose pages may call; none by default.")
+    store: str | None = Field(
+        None, description="Database in which versions have their roles (docs/releases.md): its URL, or an SQLite file."
+    )
+    compared_texts: int = Field(
+        2000, ge=1, description="Texts that may wait to be answered by the candidate as well; more are left out."
+    )
+    rollout: RolloutRules = Field(RolloutRules(), description="When a candidate is taken back (docs/releases.md).")
     log_text: bool = Field(False, description="Texts of callers may stand in the log.")
 
     @classmethod
@@ -50,8 +59,14 @@ class ServerSettings(Settings):
             key, equals, value = override.partition("=")
             if not equals or not key:
                 raise ConfigError(f"--set {override}: expected KEY=VALUE, e.g. batch_tokens=1024")
+            *groups, last = key.split(".")
+            group: Any = values
+            for name in groups:
+                group = group.setdefault(name, {})
+                if not isinstance(group, dict):
+                    raise ConfigError(f"--set {override}: {name} has a value already")
             try:
-                values[key] = yaml.safe_load(value)
+                group[last] = yaml.safe_load(value)
             except yaml.YAMLError as error:
                 raise ConfigError(f"--set {override}: the value is not YAML") from error
         values |= {key: value for key, value in given.items() if value is not None}

@@ -104,10 +104,12 @@ class Trial:
         self._unread = 0
         self._limit: float | None = None
 
-    def answered(self, side: Side, seconds: float) -> None:
-        """A request was answered, `seconds` after it was accepted."""
+    def answered(self, side: Side, seconds: float | None) -> None:
+        """A request was answered, `seconds` after it was accepted; None: in the background, where nobody waits."""
         with self._changed:
             self._window.failed[side].add(0.0)
+            if seconds is None:
+                return
             if side == "live":
                 self._note(seconds)
             elif self._limit is not None:  # before, nobody can say what slow is
