@@ -195,12 +195,13 @@ def _overload(bundle: Path, arguments: argparse.Namespace) -> None:
     size: int = arguments.texts
     asked = servers.bodies(texts, size)
     settings = ServerSettings.read(arguments.set)
-    room = settings.queue_tokens
-    waiting = int(room / (size * statistics.mean(map(cost, texts))))  # requests that fit into the queue
     with servers.running(servers.palmette(bundle, *arguments.set)) as server:
         with _Memory(server) as steady:
             calm = servers.wrk(server, asked, connections=_CONNECTIONS[size], seconds=arguments.seconds / 3)
         rate = calm.requests / calm.seconds
+        # Requests that fit into the queue, bounded as it is in subwords and in seconds.
+        room = settings.queue_tokens / (size * statistics.mean(map(cost, texts)))
+        waiting = int(min(room, settings.queue_seconds * rate))
         before = {
             status: server.counted("palmette_responses_total", status=status) for status in ("200", "429", "500", "504")
         }

@@ -166,6 +166,22 @@ def test_answers_keep_the_order_of_the_request(make: Make) -> None:
     assert [json.loads(answer or b"")["text"] for answer in job.answers] == texts
 
 
+def test_who_would_wait_too_long_is_refused_before_the_queue_is_full(make: Make) -> None:
+    recorder = Recorder(seconds=0.2)
+    caller = make(recorder, batch_tokens=4 * TOKENS, queue_seconds=0.5)
+    wait(caller.submit(*[TEXT] * 4))  # 20 texts a second
+    held = caller.hold()
+    large = caller.submit(*[TEXT] * 100)  # five seconds of work, but it gives way at every turn
+    small = [caller.submit(TEXT) for _ in range(9)]
+    with pytest.raises(QueueFullError):
+        caller.batcher.check_room()
+    with pytest.raises(QueueFullError):
+        caller.submit(TEXT)
+    for job in (held, large, *small):
+        caller.batcher.cancel(job)
+    caller.batcher.check_room()
+
+
 def test_a_cancelled_job_is_not_computed_and_gives_its_room_back(make: Make) -> None:
     recorder = Recorder(open_=False)
     caller = make(recorder, queue_tokens=10 * TOKENS)

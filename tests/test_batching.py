@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes import WORDS, tiny_encoder
-from palmette.batching import Dataset, by_length, collate, padding_share, plan_updates, split_update
+from palmette.batching import Dataset, by_length, cheapest_passes, collate, padding_share, plan_updates, split_update
 from palmette.config import TaskConfig
 from palmette.kinds import KINDS, AnyKind
 from palmette.text import Row
@@ -55,6 +56,32 @@ def test_batches_come_longest_first_and_are_as_full_as_the_budget_allows(sizes: 
     assert [len(row) for batch in batches for row in batch] == sorted(sizes, reverse=True)
     for batch in batches[:-1]:
         assert (len(batch) + 1) * len(batch[0]) > budget
+
+
+def price(passes: Sequence[Sequence[Row]], overhead: int) -> int:
+    return sum(len(rows) * max(map(len, rows)) + overhead for rows in passes)
+
+
+@given(lengths, st.integers(16, 200), st.integers(0, 60))
+@settings(max_examples=100)
+def test_passes_hold_every_row_within_the_budget(sizes: list[int], budget: int, overhead: int) -> None:
+    passes = cheapest_passes(rows_of(sizes), batch_tokens=budget, overhead=overhead)
+    assert sorted(identities(passes)) == list(range(len(sizes)))
+    assert [len(row) for rows in passes for row in rows] == sorted(sizes, reverse=True)
+    for rows in passes:
+        assert len(rows) * len(rows[0]) <= budget or len(rows) == 1
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=9), st.integers(0, 20))
+@settings(max_examples=100)
+def test_no_other_cut_between_lengths_costs_less(sizes: list[int], overhead: int) -> None:
+    ordered = sorted(sizes, reverse=True)
+    cuts = [number for number in range(1, len(ordered)) if ordered[number] != ordered[number - 1]]
+    every = []
+    for chosen in itertools.product([False, True], repeat=len(cuts)):
+        places = [0, *(cut for cut, taken in zip(cuts, chosen, strict=True) if taken), len(ordered)]
+        every.append(price([rows_of(ordered[a:b]) for a, b in itertools.pairwise(places)], overhead))
+    assert price(cheapest_passes(rows_of(sizes), batch_tokens=1000, overhead=overhead), overhead) == min(every)
 
 
 # Every fifth percentile of the lengths of EWT's train in MiniLM's subwords, special tokens included (12,544 rows).

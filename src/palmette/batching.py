@@ -179,6 +179,41 @@ def by_length(rows: Sequence[R], *, batch_tokens: int, sizes: Sizes[R] = _whole)
         yield batch
 
 
+def cheapest_passes(rows: Sequence[R], *, batch_tokens: int, overhead: int) -> list[list[R]]:
+    """Cut rows into passes of at most `batch_tokens` padded tokens that together cost least, longest first.
+
+    A few long rows among short ones make `by_length` pad much, a pass for each length makes many passes: of all cuts
+    between lengths, this takes the one with the fewest padded tokens and passes. A longer row stands alone.
+
+    Args:
+        rows: of the passes.
+        batch_tokens: the budget of a pass.
+        overhead: what a pass costs besides, in tokens.
+    """
+    ordered = sorted(rows, key=len, reverse=True)
+    # Rows of one length stay together: [start, stop) of each length.
+    cuts = [number for number, row in enumerate(ordered) if not number or len(row) != len(ordered[number - 1])]
+    cuts.append(len(ordered))
+    least, origin = [0.0], [0]  # cost of the rows before each cut, and where the last stretch of them begins
+    for stop in range(1, len(cuts)):
+        costs = []
+        for start in range(stop):
+            width, count = len(ordered[cuts[start]]), cuts[stop] - cuts[start]
+            passes = -(-count // max(1, batch_tokens // max(1, width)))
+            costs.append(least[start] + width * count + overhead * passes)
+        least.append(min(costs))
+        origin.append(costs.index(least[-1]))
+    found: list[list[R]] = []
+    stop = len(cuts) - 1
+    while stop > 0:
+        start = origin[stop]
+        most = max(1, batch_tokens // max(1, len(ordered[cuts[start]])))
+        stretch = ordered[cuts[start] : cuts[stop]]
+        found = [stretch[first : first + most] for first in range(0, len(stretch), most)] + found
+        stop = start
+    return found
+
+
 def plan_updates(
     rows: Sequence[R], *, batch_tokens: int, rng: np.random.Generator, sizes: Sizes[R] = _whole
 ) -> list[list[R]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from palmette.batching import Batch, Dataset, by_length, collate
+from palmette.batching import Batch, Dataset, cheapest_passes, collate
 from palmette.errors import RunError
 from palmette.kinds import AnyKind
 from palmette.text import Encoded, Row, TextEncoder
@@ -25,6 +25,9 @@ Input = str | Sequence[str] | tuple[str | Sequence[str], str | Sequence[str]]
 # What a task's head says of an example: its rows, in window order, and the outputs of each.
 Windows = list[tuple[Row, NDArray[Any]]]
 
+# What a pass costs besides its tokens. Of 10 to 80, 40 is the fastest for batches of 80 texts, as fast as any for 512
+# (MiniLM, int8, two cores; LOG.md, 2026-11-24).
+_PASS_TOKENS = 40
 _CHUNK = 512  # examples that are sorted by length together; bounds the memory of a stream
 
 
@@ -218,7 +221,7 @@ class Predictor(AnyPredictor):
         """The heads' outputs for the rows of each example, for the tasks that are wanted of it, in that order."""
         asked = [number for number, tasks in enumerate(wanted) if tasks]
         outputs: dict[tuple[str, int], dict[int, NDArray[Any]]] = {}
-        for rows in by_length(dataset.rows(asked), batch_tokens=self.batch_tokens):
+        for rows in cheapest_passes(dataset.rows(asked), batch_tokens=self.batch_tokens, overhead=_PASS_TOKENS):
             batch = collate(rows, dataset, self.kinds, pad=self.pad, labelled=False, wanted=wanted)
             found = self.engine(batch)
             for task, part in batch.tasks.items():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
@@ -150,6 +150,8 @@ async def _body(request: Request, service: Service) -> bytes:
 async def _accept(request: Request, service: Service) -> tuple[Job, Waiting]:
     """Check a request and put it into the queue."""
     _authorise(request, service)
+    with _refusing_when_full():
+        service.batcher.check_room()  # what is refused anyway need not be read
     body = await _body(request, service)
     identity = request.state.request_id
     roster, key = service.roster, request.headers.get(_USER) or identity
@@ -166,12 +168,21 @@ async def _accept(request: Request, service: Service) -> tuple[Job, Waiting]:
     waiting = Waiting(request, service.settings.request_timeout)
     job = Job(model, inputs, tasks, waiting.notify, explain=explain, request_id=identity, key=key)
     try:
-        service.batcher.submit(job)
-    except QueueFullError as full:
+        with _refusing_when_full():
+            service.batcher.submit(job)
+    except RefusedError:
         waiting.end()
+        raise
+    return job, waiting
+
+
+@contextmanager
+def _refusing_when_full() -> Iterator[None]:
+    try:
+        yield
+    except QueueFullError as full:
         message = f"too many texts are waiting; try again in {full.seconds} s"
         raise RefusedError(429, "queue_full", message, headers={"Retry-After": str(full.seconds)}) from full
-    return job, waiting
 
 
 async def _first(job: Job, waiting: Waiting, service: Service, ready: Callable[[Job], bool]) -> Job:
@@ -204,7 +215,7 @@ async def _first(job: Job, waiting: Waiting, service: Service, ready: Callable[[
             except QueueFullError as full:
                 raise _failed() from full
             await waiting.until(lambda: ready(job))
-            service.metrics.rescued.inc()
+            service.metrics.rescued.inc(job.error is None)
     except BaseException as error:
         service.batcher.cancel(job)
         if isinstance(error, RefusedError) and error.status == HTTPStatus.GATEWAY_TIMEOUT:

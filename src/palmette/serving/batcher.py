@@ -143,7 +143,7 @@ class Batcher:
     Args:
         metrics: what to count with.
         gallery: who looks at the answers; nobody by default.
-        batch_tokens, queue_tokens, longest_wait, workers: see `ServerSettings`.
+        batch_tokens, queue_tokens, queue_seconds, longest_wait, workers: see `ServerSettings`.
     """
 
     def __init__(
@@ -153,6 +153,7 @@ class Batcher:
         *,
         batch_tokens: int = 2048,
         queue_tokens: int = 65_536,
+        queue_seconds: float = 5.0,
         longest_wait: float = 0.005,
         workers: int = 1,
     ) -> None:
@@ -160,6 +161,7 @@ class Batcher:
         self._gallery = gallery or Gallery((), metrics)
         self._batch_tokens = batch_tokens
         self._queue_tokens = queue_tokens
+        self._queue_seconds = queue_seconds
         self._longest_wait = longest_wait
         self._queue: deque[Job] = deque()
         self._queued = 0  # cost of all that waits
@@ -167,7 +169,7 @@ class Batcher:
         self._closed = False
         self._crowd = 1  # requests that were there one batch before
         self._took = 0.0  # seconds of the last batch
-        self._rate = 1000.0  # subwords a second, smoothed
+        self._rate: float | None = None  # subwords a second, smoothed; unknown before the first full batch
         # Word rules share a cache; finding words holds the interpreter anyway.
         self._words = threading.Lock()
         metrics.watch_queue(lambda: len(self._queue), lambda: self._queued)
@@ -190,11 +192,36 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
-            if self._queued and self._queued + job.waiting > self._queue_tokens:
-                raise QueueFullError(min(60, max(1, math.ceil(self._queued / self._rate))))
+            self.check_room(job.waiting)
             self._queue.append(job)
             self._queued += job.waiting
             self._changed.notify()
+
+    def check_room(self, tokens: int = 1) -> None:
+        """Refuse what would find no room. Asked before a body is read, it costs a full server next to nothing.
+
+        The queue is bounded twice: in subwords, for the memory, and in seconds, so that whoever is accepted is answered
+        in time, and who would not be can go elsewhere at once. The seconds are those until a request of this size would
+        have had its turns: one of 1,000 texts shuts nobody out.
+
+        Args:
+            tokens: that are to be added.
+
+        Raises:
+            QueueFullError: there is no room for them now.
+        """
+        turn = self._batch_tokens // _TURNS
+        with self._changed:
+            if not self._queued:
+                return
+            most = turn * -(-tokens // turn)
+            ahead = sum(min(job.waiting, most) for job in self._queue)
+            seconds = ahead / self._rate if self._rate else 0.0
+            if self._queued + tokens > self._queue_tokens:
+                seconds = max(seconds, self._queued / self._rate if self._rate else 0.0)
+            elif seconds <= self._queue_seconds:
+                return
+            raise QueueFullError(min(60, max(1, math.ceil(seconds))))
 
     def cancel(self, job: Job) -> None:
         """Compute no more of a job; what is being computed is thrown away."""
@@ -224,7 +251,10 @@ class Batcher:
             with self._changed:
                 self._took = time.monotonic() - begun
                 tokens = sum(job.costs[number] for job, number in batch)
-                self._rate += 0.2 * (tokens / max(self._took, 1e-4) - self._rate)
+                if tokens < self._batch_tokens / 2:
+                    continue  # says nothing about what a full queue takes
+                rate = tokens / max(self._took, 1e-4)
+                self._rate = rate if self._rate is None else self._rate + 0.2 * (rate - self._rate)
 
     def _next_batch(self) -> list[tuple[Job, int]]:
         """What to compute next; nothing when there will be nothing more."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -97,6 +98,8 @@ def serve(load: Callable[[Path], Answerer], path: Path | None, settings: ServerS
     logs.configure(log_text=settings.log_text)
     service = Service(load, path, settings)
     app = create_app(service)
+    gc.collect()
+    gc.freeze()  # what stays is not looked through again: full collections doubled the slowest refusals (LOG.md)
     listener = listen(settings.host, settings.port)
     if settings.host not in LOOPBACK and not service.keys.hashes:
         logs.log("anybody who reaches this address may call: see --keys", level=logging.WARNING)

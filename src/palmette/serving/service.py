@@ -68,6 +68,7 @@ class Service:
             Gallery(self._observers(), self.metrics),
             batch_tokens=settings.batch_tokens,
             queue_tokens=settings.queue_tokens,
+            queue_seconds=settings.queue_seconds,
             longest_wait=settings.longest_wait,
             workers=settings.workers,
         )

@@ -27,6 +27,9 @@ class ServerSettings(Settings):
     )
     batch_tokens: int = Field(2048, ge=1, description="Subwords (estimated) computed together.")
     queue_tokens: int = Field(65_536, ge=1, description="Subwords (estimated) that may wait; more is answered 429.")
+    queue_seconds: float = Field(
+        5.0, gt=0, description="Seconds that a request may have to wait for its turns; longer is answered 429."
+    )
     longest_wait: float = Field(0.005, ge=0, description="Seconds that a batch waits for more, at most.")
     workers: int = Field(1, ge=1, description="Threads that compute; the engine of each uses threads of its own.")
     request_timeout: float = Field(
