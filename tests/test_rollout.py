@@ -26,6 +26,7 @@ from palmette.serving.app import create_app
 from palmette.serving.keys import hash_key
 from palmette.serving.service import Service
 from palmette.store import open_store
+from postgres import new_database
 from test_server import Load, Process, refused, serving, wait_until
 
 JSON = {"content-type": "application/json"}
@@ -235,6 +236,10 @@ def test_a_request_keeps_its_model_over_a_promotion(connect: Connect, bundles: l
     waits.join()
     assert answers[0].json()["model"]["digest"] == bundles[0].digest
     assert client.ask(user).json()["model"]["digest"] == bundles[1].digest
+    # What was live is still loaded.
+    client.faults[bundles[0].digest].failure = ValueError("shape")  # would not load
+    assert client.post("/v1/admin/rollback", json={}).status_code == 200
+    assert client.get("/v1/model").json()["digest"] == bundles[0].digest
 
 
 def test_roles_over_http(connect: Connect, bundles: list[Bundle], tmp_path: Path) -> None:
@@ -324,8 +329,13 @@ def digest_now(process: Process) -> str:
     return str(httpx.post(f"{process.address}/v1/predict", json={"texts": ["a"]}).json()["model"]["digest"])
 
 
-def test_roles_survive_a_kill_and_are_shared(bundles: list[Bundle], tmp_path: Path) -> None:
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def test_roles_survive_a_kill_and_are_shared(
+    bundles: list[Bundle], tmp_path: Path, database: str, request: pytest.FixtureRequest
+) -> None:
     store = str(tmp_path / "store.db")
+    if database == "postgresql":
+        store = new_database(request.getfixturevalue("postgres_url"), "rollout")
     arguments = ("--store", store)
     book = Releases(open_store(store), now=lambda: NOW)
     with (

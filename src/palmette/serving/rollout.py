@@ -39,15 +39,23 @@ class Store:
         path: bundle to begin with where nothing is live yet; None: the store has something live.
         releases: of the store.
         metrics: what to count with.
+        keep_previous: keep a model in memory when another one takes its place.
 
     Raises:
         PalmetteError: nothing is live and there is no bundle, or the bundle is not known to the store.
     """
 
     def __init__(
-        self, load: Callable[[Path], Answerer], path: Path | None, releases: Releases, metrics: Metrics
+        self,
+        load: Callable[[Path], Answerer],
+        path: Path | None,
+        releases: Releases,
+        metrics: Metrics,
+        *,
+        keep_previous: bool,
     ) -> None:
         self._load = load
+        self._keep_previous = keep_previous
         self._releases = releases
         self._metrics = metrics
         if path is not None:
@@ -76,7 +84,8 @@ class Store:
             PalmetteError: the live version cannot be loaded, or is not what was registered.
         """
         state = self._releases.state()
-        loaded = {model.digest: model for model in (old.live, old.candidate) if model is not None} if old else {}
+        known = (old.live, old.candidate, old.previous) if old is not None else ()
+        loaded = {model.digest: model for model in known if model is not None}
         if state.live is None:
             raise ReleaseError("nothing is live in this store")
         live = self._model(state.live, loaded)
@@ -92,7 +101,8 @@ class Store:
                 if state.live != live.digest:  # somebody decided otherwise meanwhile
                     live = self._model(str(state.live), loaded)
                 candidate = loaded.get(state.candidate) if state.candidate is not None else None
-        return Roster(live, candidate, state)
+        previous = loaded.get(state.previous) if state.previous is not None and self._keep_previous else None
+        return Roster(live, candidate, state, previous)
 
     def _model(self, digest: str, loaded: dict[str, Served]) -> Served:
         if digest not in loaded:

@@ -21,11 +21,13 @@ class Roster:
         live: answers callers.
         candidate: is tried, as `state` says.
         state: the roles in the store; the first of all states without one.
+        previous: was live before, and is still loaded, so that a rollback takes no time.
     """
 
     live: Served
     candidate: Served | None = None
     state: State = field(default_factory=State)
+    previous: Served | None = None
 
     def choose(self, key: str) -> Served:
         """What answers a request.

@@ -76,7 +76,7 @@ class Service:
 
     def _find_source(self, load: Callable[[Path], Answerer], path: Path | None) -> Source:
         if self.releases is not None:
-            return Store(load, path, self.releases, self.metrics)
+            return Store(load, path, self.releases, self.metrics, keep_previous=self.settings.keep_previous)
         if path is None:
             raise RunError("what to serve? give a bundle, or --store with a store in which one is live")
         return Folder(load, path)

@@ -47,6 +47,9 @@ class ServerSettings(Settings):
     compared_texts: int = Field(
         2000, ge=1, description="Texts that may wait to be answered by the candidate as well; more are left out."
     )
+    keep_previous: bool = Field(
+        True, description="What was live before a promotion stays in memory, so that a rollback takes no time."
+    )
     rollout: RolloutRules = Field(RolloutRules(), description="When a candidate is taken back (docs/releases.md).")
     log_text: bool = Field(False, description="Texts of callers may stand in the log.")
 
