@@ -71,7 +71,7 @@ def _run(candidate: Candidate, *, seed: list[int], alpha: float) -> int | None:
     """After how many requests of its own a candidate is taken back; None: it stays."""
     import numpy as np
 
-    from palmette.operate.releases import RolloutRules, Trial
+    from palmette.operate.releases.rules import RolloutRules, Trial
 
     rng = np.random.default_rng(seed)
     trial = Trial(RolloutRules(alpha=alpha), now=0)

@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from palmette.cli import main
 from palmette.deploy.bundle import Bundle, write_bundle
 from palmette.errors import ReleaseError
-from palmette.operate.releases import Releases, RolloutRules, Trial, desk, registry
+from palmette.operate.releases import desk, registry
+from palmette.operate.releases.book import Releases
 from palmette.operate.releases.routing import chosen, position
+from palmette.operate.releases.rules import RolloutRules, Trial
 from palmette.sequential import evidence_above, highest
 from palmette.store import open_store
 from postgres import new_database
@@ -270,13 +272,13 @@ def test_commands_release_promote_roll_back_and_show(tmp_path: Path) -> None:
     palmette("release", store, one.folder, "--mode", "live")
     report = tmp_path / "gate.json"
     for digest, passed, found in ((one.digest, True, "is about the bundle"), (two.digest, False, "did not let")):
-        report.write_text(json.dumps({"new": {"digest": digest}, "passed": passed}))
+        report.write_text(json.dumps({"new": {"digest": digest}, "verdict": "passed" if passed else "undecided"}))
         refused = CliRunner().invoke(
             main, ["release", str(store), str(two.folder), "--mode", "canary", "--gate", str(report)]
         )
         assert refused.exit_code == 2
         assert found in refused.output
-    report.write_text(json.dumps({"new": {"digest": two.digest}, "passed": True}))
+    report.write_text(json.dumps({"new": {"digest": two.digest}, "verdict": "passed"}))
     shown = palmette(
         "release", store, two.folder, "--mode", "canary", "--share", "0.2", "--gate", report, "--by", "anna"
     )

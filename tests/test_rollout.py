@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from conftest import NOW, Trained
 from palmette.answering import Answerer
 from palmette.deploy.bundle import CARD, MANIFEST, Bundle, write_bundle
 from palmette.errors import BundleError, ReleaseError, RunError
-from palmette.operate.releases import Releases
+from palmette.operate.releases.book import Releases
 from palmette.operate.releases.routing import chosen
 from palmette.predictor import Predictor, with_heads
 from palmette.run import Run
@@ -147,6 +149,8 @@ def test_a_shadow_is_compared_and_nobody_sees_it(connect: Connect, bundles: list
     assert [client.ask(user).json()["answers"] for user in answers] == [a["answers"] for a in answers.values()]
     wait_until(lambda: client.value("palmette_differing_texts_total", task="tone") == len(meant))
     assert client.value("palmette_differing_texts_total", task="ner") > 0
+    # People are asked who of the two is right.
+    wait_until(lambda: client.value("palmette_review_items_total", task="tone", why="disagreement") == len(meant))
     trial = client.get("/v1/releases").json()["trial"]
     assert trial["disagreement"]["tone"] == {"requests": 2 * len(meant), "mean": 0.5}
 
@@ -320,6 +324,14 @@ def test_what_a_server_is_started_with(connect: Connect, bundles: list[Bundle], 
         connect(bundles[2].folder)
     with pytest.raises(RunError, match="what to serve"):
         Service(lambda _: Run.load(trained.folder), None, ServerSettings())
+
+
+def test_a_server_without_a_store_needs_no_database() -> None:
+    code = (
+        "import sys, palmette.serving, palmette.cli; print([m for m in ('sqlalchemy', 'mlflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 # Processes of their own.

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -27,6 +26,7 @@ from palmette.serving.middleware import Around
 from palmette.serving.openapi import describe, errors
 from palmette.serving.pages import file_response
 from palmette.serving.refusal import RefusedError
+from palmette.serving.release_api import add_releases
 from palmette.serving.service import Service
 from palmette.serving.waiting import Waiting
 
@@ -80,6 +80,12 @@ def create_app(service: Service) -> FastAPI:
     _add_answering(app, service)
     _add_looking(app, service)
     _add_operating(app, service)
+    if service.releases is not None:
+        add_releases(app, service, _authorise, _body)
+    if service.reviews is not None:
+        from palmette.serving.review_api import add_review
+
+        add_review(app, service, service.reviews, _authorise, _body)
     _add_pages(app, service)
     return app
 
@@ -358,14 +364,6 @@ def _add_looking(app: FastAPI, service: Service) -> None:
         return JSONResponse({"manifest": found.manifest, "digest": found.digest, "card": found.card})
 
 
-async def _role_change(request: Request, service: Service) -> tuple[str, bodies.RoleChange]:
-    """Who asks for a change of roles, and for which."""
-    _authorise(request, service)
-    # A page of another origin cannot send JSON without asking first (CORS), but could send nothing at all.
-    asked = bodies.read_role_change(await _body(request, service))
-    return service.keys.who(request.headers.get("authorization")), asked
-
-
 def _add_operating(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/admin/reload",
@@ -380,46 +378,6 @@ def _add_operating(app: FastAPI, service: Service) -> None:
             if chunk:
                 raise RefusedError(400, "body_not_allowed", "a reload takes no body: the path is the server's own")
         return JSONResponse({"digest": (await service.reload()).digest})
-
-    @app.get(
-        "/v1/releases",
-        response_model=bodies.ReleasesResponse,
-        responses=errors(401, 409, 503),
-        operation_id="releases",
-    )
-    async def releases(request: Request) -> Any:
-        """Which version has which role, and who made it so."""
-        _authorise(request, service)
-        return JSONResponse(await service.show_releases())
-
-    change: dict[str, Any] = {"requestBody": {"content": {"application/json": {}}}}  # filled in by `describe`
-    refusals = errors(400, 401, 408, 409, 413, 415, 422, 500, 503)
-
-    @app.post(
-        "/v1/admin/promote",
-        response_model=bodies.Roles,
-        responses=refusals,
-        openapi_extra=change,
-        operation_id="promote",
-    )
-    async def promote(request: Request) -> Any:
-        """Make the candidate live, without losing a request."""
-        who, asked = await _role_change(request, service)
-        state = await service.change_roles(lambda book: book.promote(by=who, why=asked.why, candidate=asked.digest))
-        return JSONResponse(asdict(state))
-
-    @app.post(
-        "/v1/admin/rollback",
-        response_model=bodies.Roles,
-        responses=refusals,
-        openapi_extra=change,
-        operation_id="rollback",
-    )
-    async def rollback(request: Request) -> Any:
-        """Take the candidate back; without one, make the previous version live, or the one that is named."""
-        who, asked = await _role_change(request, service)
-        state = await service.change_roles(lambda book: book.rollback(by=who, why=asked.why, to=asked.digest))
-        return JSONResponse(asdict(state))
 
     @app.get("/healthz", response_model=bodies.Status, operation_id="healthz")
     async def healthz() -> Any:
@@ -453,6 +411,10 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return file_response("index.html")
+
+    @app.get("/review", include_in_schema=False)
+    async def review() -> Response:
+        return file_response("review.html")
 
     @app.get("/{name}", include_in_schema=False)
     async def page(name: str) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
@@ -27,20 +27,20 @@ _Words = Annotated[list[str], Tag("<words>")]
 Part = Annotated[_Text | _Words, Discriminator(lambda value: "<words>" if isinstance(value, list) else "<text>")]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     """A body that is taken literally: no unknown key, no number for a string."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Pair(_Body):
+class Pair(Body):
     """A text, or two: a pair of sentences; a question and its passage."""
 
     text: Part
     text_pair: Part | None = None
 
 
-class PredictRequest(_Body):
+class PredictRequest(Body):
     """Texts, and which tasks to answer over them."""
 
     texts: list[Annotated[_Text | _Words | Annotated[Pair, Tag("<pair>")], Discriminator(_form)]] = Field(
@@ -112,7 +112,7 @@ class ModelResponse(BaseModel):
     card: str = Field(description="The model card, Markdown.")
 
 
-class RoleChange(_Body):
+class RoleChange(Body):
     """What is said of a change of roles. There is no path in it: bundles are named on the machine that has them."""
 
     digest: str | None = Field(
@@ -194,24 +194,23 @@ class ErrorResponse(BaseModel):
     request_id: str
 
 
-def read_role_change(body: bytes) -> RoleChange:
-    """What a body says of a change of roles; an empty one says nothing.
+_B = TypeVar("_B", bound=Body)
+
+
+def read_body(model: type[_B], body: bytes) -> _B:
+    """A body of some form.
 
     Raises:
-        RefusedError: 400 if it is not JSON, 422 naming the field that is wrong.
+        RefusedError: 400 if it is not JSON; 422 naming the field that is wrong.
     """
     try:
-        return RoleChange.model_validate_json(body or b"{}")
+        return model.model_validate_json(body)
     except ValidationError as error:
-        raise _refused(error) from error
-
-
-def _refused(error: ValidationError) -> RefusedError:
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    if problem["type"] == "json_invalid":
-        return RefusedError(400, "invalid_json", problem["msg"])
-    place = _place(problem["loc"])
-    return RefusedError(422, "invalid", f"{place or 'body'}: {problem['msg']}", field=place or None)
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        if problem["type"] == "json_invalid":
+            raise RefusedError(400, "invalid_json", problem["msg"]) from error
+        place = _place(problem["loc"])
+        raise RefusedError(422, "invalid", f"{place or 'body'}: {problem['msg']}", field=place or None) from error
 
 
 def read_request(body: bytes, model: Served, settings: ServerSettings) -> tuple[list[Input], list[str] | None, bool]:
@@ -220,10 +219,7 @@ def read_request(body: bytes, model: Served, settings: ServerSettings) -> tuple[
     Raises:
         RefusedError: 400 if it is not JSON; 422 naming the field that is wrong, too long or unknown.
     """
-    try:
-        request = PredictRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise _refused(error) from error
+    request = read_body(PredictRequest, body)
     if len(request.texts) > settings.texts:
         message = f"texts: at most {settings.texts} in a request, found {len(request.texts)}"
         raise RefusedError(422, "too_many_texts", message, field="texts")

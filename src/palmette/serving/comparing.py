@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
@@ -25,13 +25,11 @@ class Compared:
 
     Attributes:
         seen: what the caller was answered.
-        other: the model that answered once more.
-        predictions: {task: its answer}.
+        predictions: {task: answer of the other model}.
         differences: {task: how much the two differ, in [0, 1]} (`Kind.difference`).
     """
 
     seen: Answered
-    other: Served
     predictions: dict[str, Prediction]
     differences: dict[str, float]
 
@@ -39,8 +37,8 @@ class Compared:
 class Listener(Protocol):
     """Whoever wants to know of texts on which the models differ: the review queue."""
 
-    def differed(self, found: Sequence[Compared]) -> None:
-        """Look at the texts of a batch whose answers differ."""
+    def disagreed(self, answer: Answered, others: Mapping[str, Prediction]) -> int:
+        """Look at a text, and at {task: answer of the other model} where that differs; how many it took."""
 
 
 class Comparison:
@@ -52,7 +50,7 @@ class Comparison:
         metrics: what to count with.
         roster: what the server answers with now.
         trial: where counts go, now.
-        listeners: who is told of differences.
+        listener: is told of differences.
         texts: that may wait.
     """
 
@@ -62,12 +60,12 @@ class Comparison:
         *,
         roster: Callable[[], Roster],
         trial: Callable[[], Trial],
-        listeners: Sequence[Listener] = (),
+        listener: Listener | None = None,
         texts: int = 2000,
     ) -> None:
         self._roster = roster
         self._gallery = Gallery(
-            [_Pairs(metrics, roster, trial, listeners)], metrics, texts=texts, unseen=metrics.uncompared
+            [_Pairs(metrics, roster, trial, listener)], metrics, texts=texts, unseen=metrics.uncompared
         )
 
     def answered(self, answers: Sequence[Answered]) -> None:
@@ -89,12 +87,12 @@ class _Pairs:
         metrics: Metrics,
         roster: Callable[[], Roster],
         trial: Callable[[], Trial],
-        listeners: Sequence[Listener],
+        listener: Listener | None,
     ) -> None:
         self._metrics = metrics
         self._roster = roster
         self._trial = trial
-        self._listeners = listeners
+        self._listener = listener
 
     def answered(self, answers: Sequence[Answered]) -> None:
         """Compare the texts of a batch, request by request: one that fails is no fault of the others."""
@@ -127,9 +125,15 @@ class _Pairs:
             self._metrics.difference.labels(task).inc(sum(differences))
         # A request counts once, however many texts it has: they are seldom independent of each other.
         trial.compared({task: fmean(differences) for task, differences in by_task.items()})
-        if differing := [pair for pair in found if any(pair.differences.values())]:
-            for listener in self._listeners:
-                listener.differed(differing)
+        if self._listener is not None:
+            for pair in found:
+                self._tell(pair, self._listener)
+
+    @staticmethod
+    def _tell(pair: Compared, listener: Listener) -> None:
+        differing = {task: pair.predictions[task] for task, far in pair.differences.items() if far > 0}
+        if differing:
+            listener.disagreed(pair.seen, differing)
 
     def close(self) -> None:
         """Nothing is kept."""
@@ -147,7 +151,7 @@ def _compare(seen: Sequence[Answered], other: Served) -> Iterable[Compared]:
             for task, prediction in predictions.items()
             if kinds[task].config.kind == other.kinds[task].config.kind
         }
-        yield Compared(answered, other, predictions, differences)
+        yield Compared(answered, predictions, differences)
 
 
 def _given(example: Example) -> Input:

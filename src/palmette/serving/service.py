@@ -9,12 +9,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from palmette.answering import Answerer
 from palmette.deploy.bundle import is_bundle
 from palmette.errors import MissingExtraError, PalmetteError, ReleaseError, RunError
-from palmette.operate.releases.book import Releases
 from palmette.operate.releases.records import State
 from palmette.serving.batcher import Batcher
 from palmette.serving.comparing import Comparison
@@ -24,9 +23,13 @@ from palmette.serving.metrics import Metrics
 from palmette.serving.model import Served
 from palmette.serving.observing import Gallery, Observer
 from palmette.serving.refusal import RefusedError
-from palmette.serving.rollout import Follower, Store
 from palmette.serving.roster import Folder, Roster, Source
 from palmette.serving.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from palmette.operate.releases.book import Releases
+    from palmette.serving.reviewing import Reviews
+    from palmette.serving.rollout import Follower
 
 _ENTRIES = 100  # of the log, over HTTP
 
@@ -42,6 +45,7 @@ class Service:
     Attributes:
         roster: what answers requests that are accepted now.
         releases: the roles in the store; None without one.
+        reviews: the queue of answers that people check; None without a store.
         draining: the server is about to end.
 
     Raises:
@@ -58,11 +62,8 @@ class Service:
         self.roster = self._source.read(None)
         self._show_roles()
         self._changing = threading.Lock()  # one at a time loads models and replaces them
-        self.follower = None
-        if self.releases is not None:
-            self.follower = Follower(
-                self.releases, self.metrics, settings.rollout, roster=lambda: self.roster, renew=self._follow
-            )
+        self.follower = self._start_following()
+        self.reviews = self._open_reviews()
         self.batcher = Batcher(
             self.metrics,
             Gallery(self._observers(), self.metrics),
@@ -76,24 +77,37 @@ class Service:
 
     def _find_source(self, load: Callable[[Path], Answerer], path: Path | None) -> Source:
         if self.releases is not None:
+            from palmette.serving.rollout import Store
+
             return Store(load, path, self.releases, self.metrics, keep_previous=self.settings.keep_previous)
         if path is None:
             raise RunError("what to serve? give a bundle, or --store with a store in which one is live")
         return Folder(load, path)
 
+    def _start_following(self) -> Follower | None:
+        if self.releases is None:
+            return None
+        from palmette.serving.rollout import Follower
+
+        return Follower(
+            self.releases, self.metrics, self.settings.rollout, roster=lambda: self.roster, renew=self._follow
+        )
+
     def _observers(self) -> list[Observer]:
         """Who looks on, as the settings say."""
         observers: list[Observer] = []
         if (follower := self.follower) is not None:
+            # Before the reviews, which are told of disagreements to the end.
             observers.append(
                 Comparison(
                     self.metrics,
                     roster=lambda: self.roster,
                     trial=lambda: follower.trial,
+                    listener=self.reviews,
                     texts=self.settings.compared_texts,
                 )
             )
-        return observers
+        return observers if self.reviews is None else [*observers, self.reviews]
 
     @property
     def model(self) -> Served:
@@ -105,6 +119,21 @@ class Service:
         self.batcher.close()
         if self.follower is not None:
             self.follower.close()
+
+    def _open_reviews(self) -> Reviews | None:
+        """The queue of answers that people check, where the server has a store.
+
+        Raises:
+            StoreError, MissingExtraError: the store cannot be opened.
+            ConfigError: the function that redacts texts cannot be found.
+        """
+        if self.settings.store is None:
+            return None
+        try:
+            from palmette.serving.reviewing import Reviews
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "sqlalchemy", "operate") from error
+        return Reviews.open(self.settings.store, self.settings.review, self.metrics.registry, self.model)
 
     async def reload(self) -> Served:
         """Load models and keys anew, in a thread, and answer with them from then on.
@@ -196,6 +225,8 @@ class Service:
 
     async def exposition(self) -> bytes:
         """What is counted, for Prometheus."""
+        if self.reviews is not None:
+            await asyncio.to_thread(self.reviews.measure)
         return self.metrics.render()
 
     def _read(self) -> tuple[Keys, Roster]:
@@ -219,7 +250,8 @@ def _open_releases(path: Path | None, settings: ServerSettings) -> Releases | No
         log("roles are for bundles: this model is served without", level=logging.WARNING)
         return None
     try:
+        from palmette.operate.releases.book import Releases
         from palmette.store import open_store
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "sqlalchemy", "operate") from error
     return Releases(open_store(settings.store), now=lambda: datetime.now(UTC))

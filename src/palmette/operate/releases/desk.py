@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from palmette.deploy.bundle import Bundle
 from palmette.errors import MissingExtraError, ReleaseError
 from palmette.operate.releases import registry
-from palmette.operate.releases.book import Releases
 from palmette.operate.releases.records import State, Version
+
+if TYPE_CHECKING:
+    from palmette.operate.releases.book import Releases
 
 
 @contextmanager
@@ -29,8 +31,9 @@ def opened(store: str) -> Iterator[Releases]:
         MissingExtraError: SQLAlchemy or a driver is not installed.
     """
     try:
+        from palmette.operate.releases.book import Releases
         from palmette.store import open_store
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "sqlalchemy", "operate") from error
     releases = Releases(open_store(store), now=lambda: datetime.now(UTC))
     try:
@@ -120,16 +123,16 @@ def _passed(report: Path, bundle: Bundle, *, forced: bool) -> str:
     try:
         content = report.read_bytes()
         found: Any = json.loads(content)
-        digest, passed = str(found["new"]["digest"]), found["passed"]
+        digest, verdict = str(found["new"]["digest"]), str(found["verdict"])
     except OSError as error:
         raise ReleaseError(f"{report}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ReleaseError(f"{report}: is no report of `palmette gate … --json`: {error!r}") from error
     if digest != bundle.digest:
         raise ReleaseError(f"{report}: is about the bundle {digest[:12]}, not about {bundle.digest[:12]}")
-    if passed is not True and not forced:
+    if verdict != "passed" and not forced:
         raise ReleaseError(
             f"{report}: the gate did not let {bundle.digest[:12]} pass; --force releases it all the same"
         )
-    verdict = "passed" if passed is True else "refused, forced"
+    verdict += ", forced" * (verdict != "passed")
     return f"gate: {verdict} (report {hashlib.sha256(content).hexdigest()[:12]})"

@@ -6,7 +6,7 @@ from alembic import op
 from palmette.store.database import Moment
 
 revision = "0002"
-down_revision = None
+down_revision = "0001"
 branch_labels = None
 depends_on = None
 
