@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from prometheus_client import Counter
+
 from palmette.serving.logs import log
 from palmette.serving.metrics import Metrics
 from palmette.serving.model import Served
@@ -25,6 +27,7 @@ class Answered:
         number: the text's place in the request, from 0.
         example: the text, with its words.
         predictions: {task: answer}, of the tasks that were asked for.
+        key: what the request is told apart by where models share the traffic: the user it names, or its id.
     """
 
     model: Served
@@ -32,6 +35,7 @@ class Answered:
     number: int
     example: Example
     predictions: Mapping[str, Prediction]
+    key: str = ""
 
 
 class Observer(Protocol):
@@ -53,11 +57,15 @@ class Gallery:
         observers: who looks on.
         metrics: what to count with.
         texts: that may wait.
+        unseen: counts what was not looked at; by default the server's own counter.
     """
 
-    def __init__(self, observers: Sequence[Observer], metrics: Metrics, *, texts: int = 20_000) -> None:
+    def __init__(
+        self, observers: Sequence[Observer], metrics: Metrics, *, texts: int = 20_000, unseen: Counter | None = None
+    ) -> None:
         self.observers = tuple(observers)
         self._metrics = metrics
+        self._unseen = unseen or metrics.unobserved
         self._most = texts
         self._waiting = 0
         self._changed = threading.Lock()
@@ -76,7 +84,7 @@ class Gallery:
         if seen:
             self._queue.put(answers)
         else:
-            self._metrics.unobserved.inc(len(answers))
+            self._unseen.inc(len(answers))
 
     def close(self) -> None:
         """Show what waits, then end."""
