@@ -30,8 +30,6 @@ def main() -> None:
     common.use_threads(arguments.threads)
     from palmette import calibration
     from palmette.confidence import Calibration
-    from palmette import calibration
-    from palmette.confidence import Calibration
     from palmette.corpus import load_corpus
     from palmette.run import Run
 
