@@ -21,7 +21,7 @@ from palmette.checkpoint import RunFolder
 from palmette.confidence import Calibration
 from palmette.config import Config
 from palmette.corpus import Corpus, load_corpus
-from palmette.deploy import bundle, card
+from palmette.deploy import bundle, card, reliability
 from palmette.deploy.bundle import Bundle
 from palmette.deploy.graph import Graph, quantise, trace
 from palmette.errors import BundleError
@@ -103,6 +103,7 @@ def export(
         bundle.PARITY: _json(parity),
         bundle.CALIBRATION: _json(calibrations),
         bundle.CLAIMS: claims,
+        bundle.DIAGRAM: reliability.draw(calibrations).encode(),
         bundle.CARD: card.write(
             run.config, run.kinds, corpus, measured, parity, calibrations, precision=precision, now=now
         ).encode(),
