@@ -15,9 +15,10 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from palmette import __version__, evaluation
+from palmette import __version__, calibration, evaluation
 from palmette.batching import Batch
 from palmette.checkpoint import RunFolder
+from palmette.confidence import Calibration
 from palmette.config import Config
 from palmette.corpus import Corpus, load_corpus
 from palmette.deploy import bundle, card
@@ -85,6 +86,8 @@ def export(
     if quantize is not None:
         content, precision = _quantised(run, graph, examples, accuracy_budget, parity, say), "int8"
     engine = _engine(content, run.kinds)
+    say("calibrating confidences on dev")
+    kinds, calibrations, claims = _calibrated(run, engine, corpus)
     measured = {
         split: card.measure(corpus.splits[split], _answers(run, engine, corpus.splits[split]), run.kinds)
         for split in ("dev", "test")
@@ -95,10 +98,14 @@ def export(
         bundle.GRAPH: content,
         bundle.TOKENIZER: own.encoder.tokenizer.to_str().encode(),
         bundle.WORDS: _json(WordRules.of_language(run.config.language).as_json()),
-        bundle.TASKS: _json(_tasks(run, own)),
+        bundle.TASKS: _json(_tasks(kinds, own)),
         bundle.CONFIG: _described(run.config).encode(),
         bundle.PARITY: _json(parity),
-        bundle.CARD: card.write(run.config, run.kinds, corpus, measured, parity, precision=precision, now=now).encode(),
+        bundle.CALIBRATION: _json(calibrations),
+        bundle.CLAIMS: claims,
+        bundle.CARD: card.write(
+            run.config, run.kinds, corpus, measured, parity, calibrations, precision=precision, now=now
+        ).encode(),
     }
     about = {
         "palmette": __version__,
@@ -119,14 +126,40 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _tasks(run: Run, own: Predictor) -> dict[str, Any]:
+def _calibrated(
+    run: Run, engine: Engine, corpus: Corpus
+) -> tuple[dict[str, AnyKind], dict[str, dict[str, Any]], bytes]:
+    """The tasks with confidences that mean what they say, how well they do, and the claims on dev."""
+    predictor = _predictor(run, engine)
+    dev = calibration.collect(predictor, corpus.splits["dev"])
+    test = calibration.collect(predictor, corpus.splits["test"])
+    kinds = dict(run.kinds)
+    reports: dict[str, dict[str, Any]] = {}
+    kept = {}
+    for task, claims in dev.items():
+        fitted = calibration.fit(claims)
+        kinds[task] = calibration.calibrated(run.kinds[task], fitted.calibration)
+        kept[task] = (claims, fitted.held_out)
+        reports[task] = {
+            **fitted.calibration.state(),
+            "cross_validated_brier": fitted.brier,
+            "dev, held out": calibration.measure(fitted.held_out, claims.right),
+        }
+        if task in test:
+            for name, by in (("before", Calibration()), ("after", fitted.calibration)):
+                found = calibration.measure(calibration.confidences(test[task], by), test[task].right)
+                reports[task][f"test, {name}"] = found
+    return kinds, reports, calibration.pack(kept)
+
+
+def _tasks(kinds: Mapping[str, AnyKind], own: Predictor) -> dict[str, Any]:
     """What the runtime needs besides graph and tokenizer: label maps, thresholds, scales."""
     return {
         "max_length": own.encoder.max_length,
         "pad": own.pad,
         "tasks": {
             task: {"config": kind.config.model_dump(mode="json", exclude_defaults=True), "state": kind.state}
-            for task, kind in run.kinds.items()
+            for task, kind in kinds.items()
         },
     }
 
