@@ -873,7 +873,7 @@ def test_schemathesis_finds_nothing(trained: Trained, tmp_path: Path) -> None:
     """Every operation of the API against its own description."""
     config = tmp_path / "schemathesis.toml"
     # Which task takes which form of input is beyond JSON Schema: such a body fits it and is still refused.
-    # A list of too many texts may be too long a body first; no item has the id that is asked for, nothing is to promote.
+    # Too many texts may be too long a body. No item has the id that is asked for, nothing is to promote.
     config.write_text(
         '[checks]\npositive_data_acceptance.expected-statuses = ["2xx", 404, 409, 422]\n'
         "negative_data_rejection.expected-statuses = [400, 405, 413, 415, 422]\n"
