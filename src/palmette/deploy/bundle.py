@@ -17,7 +17,7 @@ from typing import Any
 from palmette.errors import BundleError
 
 FORMAT = 1
-MANIFEST, GRAPH, TOKENIZER, WORDS, TASKS, CONFIG, CARD, PARITY = (
+MANIFEST, GRAPH, TOKENIZER, WORDS, TASKS, CONFIG, CARD, PARITY, PROFILE = (
     "manifest.json",
     "model.onnx",
     "tokenizer.json",
@@ -26,6 +26,7 @@ MANIFEST, GRAPH, TOKENIZER, WORDS, TASKS, CONFIG, CARD, PARITY = (
     "config.yaml",
     "README.md",
     "parity.json",
+    "profile.json",
 )
 
 

@@ -1,0 +1,1 @@
+"""After launch: what a team asks of a model that answers."""

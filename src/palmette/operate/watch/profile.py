@@ -1,0 +1,223 @@
+"""What a task's texts and answers looked like on dev: the reference that later traffic is compared with."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmette.errors import BundleError
+from palmette.kinds import AnyKind
+from palmette.operate.watch.looks import Floats, Look, look, right
+from palmette.predictor import Predictor
+from palmette.types import Example
+
+FORMAT = 1
+FEWEST = 50  # texts below which a task has no profile: nothing could be told from chance
+_TEXTS = 2000  # of dev that are kept, of each task
+_EMBEDDED = 400  # of which vectors are kept
+_KNOTS = 50  # of the curve from confidence to accuracy, at most
+
+
+@dataclass(frozen=True)
+class TaskProfile:
+    """A task's texts and answers on dev; arrays have a row for each text.
+
+    Attributes:
+        metric: what the share of right claims is: `accuracy`, or `precision of spans`.
+        labels: names of the columns of `marks`.
+        marks: [texts, labels] how often each label was answered.
+        confidence: [texts] mean confidence of the answer, NaN where the kind has none.
+        words, subwords, unknown: [texts] length, subwords a word, share of unknown subwords.
+        embedded: [sampled] which texts have a vector.
+        embeddings: [sampled, width].
+        curve: [2, knots] confidence and the accuracy that goes with it; empty without confidences.
+        residual: mean over texts of (right claims - expected ones) squared.
+        claims: of all texts together.
+        accuracy: share of the claims that were right; NaN without claims.
+    """
+
+    metric: str
+    labels: tuple[str, ...]
+    marks: Floats
+    confidence: Floats
+    words: Floats
+    subwords: Floats
+    unknown: Floats
+    embedded: NDArray[np.int64]
+    embeddings: Floats
+    curve: Floats
+    residual: float
+    claims: int
+    accuracy: float
+
+    @property
+    def texts(self) -> int:
+        """How many texts it describes."""
+        return len(self.words)
+
+    def expected(self, confidences: Sequence[float] | Floats) -> Floats:
+        """The accuracy that goes with each confidence: [claims]."""
+        return np.interp(np.asarray(confidences, dtype=np.float64), self.curve[0], self.curve[1])
+
+
+Profile = Mapping[str, TaskProfile]
+
+
+def unknown_token(predictor: Predictor) -> int | None:
+    """Vocabulary id of the unknown token; byte-level vocabularies have none."""
+    tokenizer = predictor.encoder.tokenizer
+    name = getattr(tokenizer.model, "unk_token", None)
+    return tokenizer.token_to_id(name) if name else None
+
+
+def looks(predictor: Predictor, examples: Sequence[Example], task: str) -> tuple[list[Look], list[list[float]]]:
+    """Labelled texts as they are answered, and of each of their claims whether it is right."""
+    kind, unknown = predictor.kinds[task], unknown_token(predictor)
+    readings, answers = predictor.embedded(examples, [[task]] * len(examples))
+    found, rights = [], []
+    for reading, answer in zip(readings, answers, strict=True):
+        if task not in answer or reading.embedding is None:
+            continue
+        words = len(reading.example.text.words) + (len(reading.example.pair.words) if reading.example.pair else 0)
+        found.append(
+            look(kind, answer[task], reading.encoded, reading.embedding, words=words, unknown=unknown)
+        )
+        rights.append(right(kind, reading.example.labels[task], answer[task]))
+    return found, rights
+
+
+def make_profile(predictor: Predictor, examples: Sequence[Example]) -> dict[str, TaskProfile]:
+    """The profile of each task that enough examples are labelled for; of too many, some, spread evenly."""
+    found = {}
+    for task, kind in predictor.kinds.items():
+        labelled = [example for example in examples if task in example.labels and kind.takes(example)]
+        some = labelled[:: math.ceil(len(labelled) / _TEXTS) or 1]
+        if len(some) >= FEWEST:
+            found[task] = describe(kind, *looks(predictor, some, task))
+    return found
+
+
+def describe(kind: AnyKind, seen: Sequence[Look], rights: Sequence[Sequence[float]]) -> TaskProfile:
+    """The profile of texts that were answered."""
+    names = sorted({name for one in seen for name in one.marks})
+    embedded = np.unique(np.linspace(0, len(seen) - 1, min(_EMBEDDED, len(seen))).astype(np.int64))
+    confidences = np.array([value for one in seen for value in one.claims], dtype=np.float64)
+    truths = np.array([value for one in rights for value in one], dtype=np.float64)
+    curve = _curve(confidences, truths)
+    gaps = [
+        sum(true) - float(np.interp(one.claims, curve[0], curve[1]).sum()) if one.claims else 0.0
+        for one, true in zip(seen, rights, strict=True)
+    ]
+    return TaskProfile(
+        metric="precision of spans" if kind.config.scheme else "accuracy",
+        labels=tuple(names),
+        marks=counts(seen, names),
+        confidence=np.array([math.nan if one.confidence is None else one.confidence for one in seen]),
+        words=np.array([one.words for one in seen], dtype=np.float64),
+        subwords=np.array([one.subwords for one in seen]),
+        unknown=np.array([one.unknown for one in seen]),
+        embedded=embedded,
+        embeddings=np.stack([seen[number].embedding for number in embedded]).astype(np.float16).astype(np.float64),
+        curve=curve,
+        residual=float(np.mean(np.square(gaps))),
+        claims=len(truths),
+        accuracy=float(truths.mean()) if len(truths) else math.nan,
+    )
+
+
+def counts(seen: Sequence[Look], names: Sequence[str]) -> Floats:
+    """How often each text was answered each label: [texts, labels]. Labels that are not among the names are left out."""
+    place = {name: number for number, name in enumerate(names)}
+    found = np.zeros((len(seen), len(names)))
+    for row, one in enumerate(seen):
+        for name, count in one.marks.items():
+            if name in place:
+                found[row, place[name]] = count
+    return found
+
+
+def _curve(confidences: Floats, truths: Floats) -> Floats:
+    """Accuracy by confidence: isotonic regression, thinned to a few knots. [2, knots]
+
+    Source: Zadrozny & Elkan 2002, "Transforming Classifier Scores into Accurate Multiclass Probability Estimates"
+    (KDD).
+    """
+    if not len(confidences):
+        return np.zeros((2, 0))
+    from scipy.optimize import isotonic_regression
+
+    order = np.argsort(confidences, kind="stable")
+    fitted = isotonic_regression(truths[order]).x
+    kept = np.unique(np.linspace(0, len(order) - 1, _KNOTS).astype(np.int64))
+    # A knot stands for the claims around it, so that the thinned curve expects as many right ones as there were.
+    groups = np.array_split(np.arange(len(order)), len(kept))
+    found = [(confidences[order][group].mean(), fitted[group].mean()) for group in groups]
+    return np.array(found, dtype=np.float64).T
+
+
+def to_json(profile: Profile) -> dict[str, Any]:
+    """The file's content. Vectors are half-precision numbers, little-endian, in base64."""
+    return {"format": FORMAT, "tasks": {task: _task_json(found) for task, found in profile.items()}}
+
+
+def _task_json(found: TaskProfile) -> dict[str, Any]:
+    return {
+        "metric": found.metric,
+        "labels": list(found.labels),
+        "marks": [[[int(n), int(row[n])] for n in np.flatnonzero(row)] for row in found.marks],
+        "confidence": [None if math.isnan(value) else round(value, 5) for value in found.confidence.tolist()],
+        "words": [int(value) for value in found.words],
+        "subwords": np.round(found.subwords, 4).tolist(),
+        "unknown": np.round(found.unknown, 5).tolist(),
+        "embedded": found.embedded.tolist(),
+        "embeddings": base64.b64encode(found.embeddings.astype("<f2").tobytes()).decode(),
+        "curve": np.round(found.curve, 6).tolist(),
+        "residual": found.residual,
+        "claims": found.claims,
+        "accuracy": None if math.isnan(found.accuracy) else found.accuracy,
+    }
+
+
+def from_json(content: Any, *, where: str) -> dict[str, TaskProfile]:
+    """Read a profile.
+
+    Raises:
+        BundleError: it is damaged, or of a later format.
+    """
+    try:
+        if content["format"] != FORMAT:
+            raise BundleError(f"{where}: is of format {content['format']!r}; this Palmette reads format {FORMAT}")
+        return {task: _task(found) for task, found in content["tasks"].items()}
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise BundleError(f"{where}: is damaged: {error!r}") from error
+
+
+def _task(found: Any) -> TaskProfile:
+    words = np.array(found["words"], dtype=np.float64)
+    seen = np.zeros((len(words), len(found["labels"])))
+    for row, entries in enumerate(found["marks"]):
+        for number, count in entries:
+            seen[row, number] = count
+    embedded = np.array(found["embedded"], dtype=np.int64)
+    vectors = np.frombuffer(base64.b64decode(found["embeddings"]), dtype="<f2").astype(np.float64)
+    return TaskProfile(
+        metric=str(found["metric"]),
+        labels=tuple(map(str, found["labels"])),
+        marks=seen,
+        confidence=np.array([math.nan if value is None else value for value in found["confidence"]], dtype=np.float64),
+        words=words,
+        subwords=np.array(found["subwords"], dtype=np.float64),
+        unknown=np.array(found["unknown"], dtype=np.float64),
+        embedded=embedded,
+        embeddings=vectors.reshape(len(embedded), -1),
+        curve=np.array(found["curve"], dtype=np.float64).reshape(2, -1),
+        residual=float(found["residual"]),
+        claims=int(found["claims"]),
+        accuracy=math.nan if found["accuracy"] is None else float(found["accuracy"]),
+    )
