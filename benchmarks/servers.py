@@ -186,7 +186,16 @@ def wrk(
         file.write(b"\n".join(asked) + b"\n")
         file.flush()
         address = f"http://127.0.0.1:{server.port}{server.path}"
-        command = [program, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "60s", "-s", str(SCRIPT)]
+        command = [
+            program,
+            "-t1",
+            f"-c{connections}",
+            f"-d{max(1, round(seconds))}s",
+            "--timeout",
+            "60s",
+            "-s",
+            str(SCRIPT),
+        ]
         command += [address, "--", file.name] + ([f"{1000 * pause:.0f}"] if pause is not None else [])
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     return Load(**json.loads(done.stdout.splitlines()[-1]))

@@ -57,6 +57,7 @@ _LINKS = {
     "PromptConfig": "[prompt](#prompt)",
     "Cut": "[cut](#cut)",
     "LabelField": "[place](#place)",
+    "OwnCase": "text, text_pair and label",
 }
 # What the schema has no description for.
 _MEANINGS = {
@@ -184,12 +185,45 @@ def render_counts() -> str:
     return "\n".join(lines) + "\n"
 
 
+def render_gate() -> str:
+    """The gate's settings."""
+    from palmette.operate.gate import GateSettings
+
+    return "\n".join(_table(GateSettings.model_json_schema())) + "\n"
+
+
+def render_update() -> str:
+    """The settings of an update."""
+    from palmette.operate.update import UpdateSettings
+
+    return "\n".join(_table(UpdateSettings.model_json_schema())) + "\n"
+
+
+def render_checks() -> str:
+    """The checks that come with Palmette."""
+    from palmette.operate.behaviour import CHECKS
+
+    rows = [f"| `{check.name}` | {check.expectation} | {check.description} |" for check in CHECKS]
+    return "\n".join(["| check | expectation | what is done, and expected |", "|---|---|---|", *rows]) + "\n"
+
+
+def render_own_checks() -> str:
+    """What a check in a file may say."""
+    from palmette.operate.behaviour.own import OwnCheck
+
+    return "\n".join(_table(OwnCheck.model_json_schema())) + "\n"
+
+
 # What is generated: the page, the name in its markers, and what stands between them.
 _SAMPLE = Path(__file__).parent.parent / "src" / "palmette" / "data" / "sample" / "README.md"
 BLOCKS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (Path(__file__).with_name("configuration.md"), "reference", render),
     (Path(__file__).with_name("sample.md"), "counts", render_counts),
     (_SAMPLE, "counts", render_counts),
+    (Path(__file__).with_name("gate.md"), "settings", render_gate),
+    (Path(__file__).with_name("gate.md"), "checks", render_checks),
+    (Path(__file__).with_name("gate.md"), "own", render_own_checks),
+    (Path(__file__).with_name("update.md"), "settings", render_update),
 )
 
 

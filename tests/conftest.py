@@ -27,6 +27,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+import postgres
 from browser import CHROMIUM, DRIVER, Browser
 from fakes import tiny_config
 from palmette.config import Config
@@ -128,3 +129,12 @@ def browser() -> Iterator[Browser]:
     opened = Browser()
     yield opened
     opened.driver.quit()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL cluster; a name added to its URL names a database (`postgres.new_database`)."""
+    if (reason := postgres.missing()) is not None:
+        pytest.skip(reason)
+    with postgres.cluster() as url:
+        yield url

@@ -1,4 +1,6 @@
-"""Training in a process of its own, which may be told when to die. Imported by a fork server, or run as a script:
+"""Training or serving in a process of its own, which may be told when to die.
+
+Imported by a fork server, or run as a script:
 
 python tests/workers.py CONFIG OUT [--resume] [--die module.name:COUNT:before|after]
 """
@@ -8,8 +10,10 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 # Loaded once, before processes are forked.
@@ -42,6 +46,19 @@ def die(point: str) -> None:
         return result
 
     setattr(owner, name, deadly)
+
+
+def serve(run: str, settings: dict[str, Any], listener: socket.socket) -> None:
+    """Serve a run on a socket until somebody kills the process."""
+    import uvicorn
+
+    from palmette.serving import ServerSettings
+    from palmette.serving.app import create_app
+    from palmette.serving.service import Service
+
+    service = Service(palmette.run.Run.load, Path(run), ServerSettings.model_validate(settings))
+    config = uvicorn.Config(create_app(service), log_config=None, access_log=False, ws="none")
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _resolve(path: str) -> tuple[Any, str]:

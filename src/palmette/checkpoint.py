@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from palmette.alarms import Floats, State
 from palmette.config import Config
-from palmette.errors import RunError
+from palmette.errors import ConfigError, RunError
 from palmette.kinds import AnyKind, find_kind
 
 _BEST = "best.safetensors"
@@ -143,6 +143,35 @@ def load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(stored | {name: stored[owner] for name, owner in ties.items() if owner in stored})
     except (SafetensorError, RuntimeError, OSError) as error:
         raise RunError(f"{path}: does not hold this model's weights: {error}") from error
+
+
+def load_heads(model: nn.Module, kinds: Mapping[str, AnyKind], path: str | Path) -> None:
+    """Start a model's heads from those of a finished run; the head of a task that the run does not have stays new.
+
+    Raises:
+        ConfigError: it is no finished run, or a task of it had other labels (or another scale) or is of another kind.
+    """
+    folder = RunFolder(Path(path))
+    try:
+        states = json.loads(folder.labels.read_text(encoding="utf-8"))["tasks"]
+        stored = load_file(folder.weights)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ConfigError(f"trunk.heads: kept needs a finished run as trunk.name, found {path}: {error}") from error
+    own = model.state_dict()
+    for task, kind in kinds.items():
+        if task not in states:
+            continue
+        if states[task] != {"kind": kind.config.kind, **kind.state}:
+            raise ConfigError(
+                f"trunk.heads: task {task} has other labels, another scale or another kind in {path}: heads: new"
+            )
+        prefix = f"heads.task_{task}."
+        found = {name: tensor for name, tensor in stored.items() if name.startswith(prefix)}
+        if {name: t.shape for name, t in own.items() if name.startswith(prefix)} != {
+            n: t.shape for n, t in found.items()
+        }:
+            raise ConfigError(f"trunk.heads: {path} does not hold a head of task {task} that fits: heads: new")
+        model.load_state_dict(found, strict=False)
 
 
 @dataclass(frozen=True)

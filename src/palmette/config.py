@@ -46,6 +46,12 @@ class TrunkConfig(Settings):
         False, description="Train the heads only: the trunk stays as it is (feature extraction), without dropout."
     )
 
+    heads: Literal["new", "kept"] = Field(
+        "new",
+        description="Where the trunk is a run: kept starts from its heads too (training on), of tasks that have the "
+        "same labels; new begins them at random.",
+    )
+
     @model_validator(mode="after")
     def _frozen_means_all_of_it(self) -> TrunkConfig:
         if self.frozen and self.casing:
@@ -488,8 +494,8 @@ class Config(Settings):
             raise _located(("training", "probes"), "goes with family: heads")
         for task in sorted(self.prompting.prompts.keys() - self.tasks.keys()):
             raise _located(("prompting", "prompts", task), f"no task {task!r} is declared under tasks")
-        for setting in ("layers", "casing", "frozen") if self.family != "heads" else ():
-            if getattr(self.trunk, setting):
+        for setting in ("layers", "casing", "frozen", "heads") if self.family != "heads" else ():
+            if getattr(self.trunk, setting) not in (None, False, "new"):
                 raise _located(("trunk", setting), "goes with family: heads")
 
     @classmethod

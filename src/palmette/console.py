@@ -210,6 +210,63 @@ def _difference(found: Mapping[str, Any]) -> str:
     return f"{100 * found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]\n{found['verdict']}"
 
 
+_VERDICTS = {"passed": "green", "undecided": "yellow"}  # every other one is bad news
+
+
+def show_gate(console: Console, report: Mapping[str, Any]) -> None:
+    """What a gate found: a row a task, then the parts that did not pass, then the verdict."""
+    table = Table("task", "metric", title="new against old, in points", title_justify="left")
+    for name in ("old", "new", "difference", "margin", "examples"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for task, found in report["tasks"].items():
+        numbers = [""] * 3
+        if "difference" in found:
+            low, high = 100 * found["low"], 100 * found["high"]
+            change = f"{100 * found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+            numbers = [f"{100 * found['old']:.2f}", f"{100 * found['new']:.2f}", change]
+        verdict = Markup(found["verdict"], style=_VERDICTS.get(found["verdict"], "bold red"))
+        table.add_row(task, found["metric"], *numbers, f"{found['margin']:g}", f"{found.get('examples', 0):,}", verdict)
+    console.print(table)
+    for task, found in report["new_tasks"].items():
+        value = "not in the data" if found["value"] is None else f"{100 * found['value']:.2f}"
+        console.print(f"new task: {task}, {found['metric']} {value}", markup=False)
+    checks = report["behaviour"]
+    failed = sum(found["verdict"] == "failed" for found in checks)
+    console.print(f"behaviour: {len(checks) - failed} of {len(checks)} checks passed")
+    for name in ("latency", "size"):
+        console.print(f"{name}: {report[name]['verdict']}: {report[name]['reason']}", markup=False)
+    style = _VERDICTS.get(report["verdict"], "bold red")
+    console.print(f"{report['verdict']}: {report['sentence']}", style=style, markup=False)
+    for reason in report["reasons"]:
+        console.print(f"  {reason}", style=style, markup=False)
+
+
+def show_update(console: Console, record: Mapping[str, Any]) -> None:
+    """What corrections were used and what they bought."""
+    found, training = record["corrections"], record["training"]
+    left = len(found["left_out"]) + sum(n for counts in found["not_taken"].values() for n in counts.values())
+    console.print(
+        f"{len(found['used'])} corrections trained on ({training['repeats']} times an epoch, beside "
+        f"{training['replayed']:,} old examples), {len(found['held_out'])} held out, {left} left out"
+    )
+    table = Table("task", "metric", title="what the corrections bought, in points", title_justify="left")
+    for name in ("held-out corrections", "examples", "old data", "examples"):
+        table.add_column(name, justify="right")
+    for task, entry in record["bought"].items():
+        cells = []
+        for part in (entry["corrections"], entry["data"]):
+            cells += [_bought(part), f"{part['examples']:,}"] if part and "difference" in part else ["-", "0"]
+        table.add_row(task, entry["metric"], *cells)
+    console.print(table)
+
+
+def _bought(part: Mapping[str, Any]) -> str:
+    low, high = 100 * part["low"], 100 * part["high"]
+    change = f"{100 * part['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return f"{100 * part['old']:.2f} -> {100 * part['new']:.2f}: {change}"
+
+
 def show_prediction(console: Console, answer: Mapping[str, Any]) -> None:
     """One answer: entities marked in the text, tags under the words, classes with their probability."""
     tasks = answer["tasks"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from palmette import balancing
 from palmette.batching import Batch, Dataset, collate
+from palmette.checkpoint import load_heads
 from palmette.config import Config, TrainingConfig
 from palmette.corpus import Corpus
 from palmette.model import Model, autocast, pad_id, run, to_tensors, torch_engine
@@ -121,6 +122,8 @@ class HeadsLearner(Learner[Row, Batch]):
         self.kinds = corpus.kinds
         trunk, self.encoder = load_pretrained(config.trunk, device=device.type)
         self.model = Model(trunk, corpus.kinds, dropout=config.training.dropout)
+        if config.trunk.heads == "kept":
+            load_heads(self.model, corpus.kinds, config.trunk.name)
         self.pad = pad_id(self.model)
         train = corpus.splits["train"]
         self.dataset = Dataset(train, self.encoder.encode(train))

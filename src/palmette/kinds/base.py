@@ -27,6 +27,9 @@ Array = NDArray[Any]
 
 # Stands for what a model wrote and nobody can read: a label that no data has, so that it is never right by luck.
 UNREADABLE = "\ufffd"
+# How people write a label: a tag a word, spans of words, a class, a set of classes, a number, a stretch of the passage,
+# a text, or JSON.
+Form = Literal["tags", "spans", "class", "classes", "number", "answer", "text", "json"]
 RawLabel = str | float | tuple[str, ...] | tuple[Answer, ...]
 L = TypeVar("L", bound=Label)
 
@@ -213,9 +216,39 @@ class Kind(ABC, Generic[L]):
         """(place, label) pairs for scores per label; empty where the kind has no labels."""
         return set()
 
+    def agrees(self, before: L, after: L, alignment: Sequence[int | None]) -> bool | None:
+        """Whether an answer to an edited text says the same as the answer to the original (behavioural checks).
+
+        Args:
+            before: the label of the original.
+            after: that of the edited text.
+            alignment: for each word of the edited text the word of the original that it stands for, or None where it
+                was added. Words of the original that none stands for were taken away. Empty: both have the same
+                words, or should have.
+
+        Returns:
+            None where the kind cannot say; unless overridden, that is where a label is a tuple, which may be of places.
+        """
+        return None if isinstance(before, tuple) else before == after
+
     @abstractmethod
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         """The prediction as JSON, offsets in characters of the text."""
+
+    # --- For people who check answers (palmette.operate.review) ---
+
+    @property
+    def form(self) -> Form:
+        """How people write its labels. As JSON unless the kind says better."""
+        return "json"
+
+    def compare(self, one: L, other: L) -> list[tuple[str, str]]:
+        """Two labels of an example beside each other, unit by unit: for agreement, and for the size of a correction.
+
+        Returns:
+            [units]. The whole label is one unless overridden.
+        """
+        return [(repr(one), repr(other))]
 
     # --- As text, for models that read and write it (families text2text and causal_lm) ---
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from palmette import metrics, sums
 from palmette.config import TaskConfig
-from palmette.kinds.base import UNREADABLE, Array, Kind, LabelError, RawLabel, share, softmax, spaced, squeeze
+from palmette.kinds.base import UNREADABLE, Array, Form, Kind, LabelError, RawLabel, share, softmax, spaced, squeeze
 from palmette.text import Encoded, Row
 from palmette.types import Answer, Example, Prediction
 
@@ -128,6 +128,18 @@ class ExtractiveQA(Kind[Answers]):
         pairs = zip(gold, predicted, strict=True)
         return sums.means([metrics.squad([wanted], [found])[self.metric] for wanted, found in pairs])
 
+    def agrees(self, before: Answers, after: Answers, alignment: Sequence[int | None]) -> bool:
+        """The same text, as SQuAD compares texts; any of several references will do."""
+        return metrics.squad([before], [after])["exact_match"] == 1
+
+    @property
+    def form(self) -> Form:
+        return "answer"
+
+    def compare(self, one: Answers, other: Answers) -> list[tuple[str, str]]:
+        """The answer is a unit: where it begins and ends. Of several references, the first."""
+        return [(_place(one), _place(other))]
+
     def instruction(self) -> str:
         nothing = f" If the passage does not answer it, write {_NOTHING}." if self.state["unanswerable"] else ""
         return f"Answer the question with a few words of the passage, exactly as they stand there.{nothing}"
@@ -159,6 +171,10 @@ class ExtractiveQA(Kind[Answers]):
         answer = answers[0]
         stop = answer.start + len(answer.text)
         return {"answer": answer.text, "start": answer.start, "end": stop, "confidence": confidence}
+
+
+def _place(answers: Answers) -> str:
+    return f"{answers[0].start}:{answers[0].start + len(answers[0].text)}" if answers else _NOTHING
 
 
 def _candidates(windows: Sequence[tuple[Row, Array]]) -> tuple[dict[tuple[int, int], float], float]:

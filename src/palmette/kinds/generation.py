@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from palmette import metrics, sums
 from palmette.config import TaskConfig
 from palmette.errors import ConfigError
-from palmette.kinds.base import UNREADABLE, Array, Kind, LabelError, RawLabel
+from palmette.kinds.base import UNREADABLE, Array, Form, Kind, LabelError, RawLabel
 from palmette.text import Row
 from palmette.types import Example, Prediction
 
@@ -90,9 +92,25 @@ class Generation(Kind[References]):
         pairs = zip(gold, predicted, strict=True)
         return sums.means([_example_scores(references, _first(found))[self.metric] for references, found in pairs])
 
+    def agrees(self, before: References, after: References, alignment: Sequence[int | None]) -> bool:
+        """More than half of the words in common (token F1): how a text is put may change with its input."""
+        return max(metrics.token_f1(wanted, _first(after)) for wanted in before or ("",)) > 0.5
+
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         texts: Any = prediction.label
         return {"text": _first(texts)}
+
+    @property
+    def form(self) -> Form:
+        return "text"
+
+    def compare(self, one: References, other: References) -> list[tuple[str, str]]:
+        """A word is a unit, those that only one has stand beside nothing. Of several references, the first."""
+        before, after = _first(one).split(), _first(other).split()
+        units: list[tuple[str, str]] = []
+        for _, start, stop, begin, end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+            units += zip_longest(before[start:stop], after[begin:end], fillvalue="")
+        return units or [("", "")]
 
     def instruction(self) -> str:
         return str(self.config.options.get("instruction", "Write the answer."))

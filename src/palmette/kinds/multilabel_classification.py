@@ -14,6 +14,7 @@ from palmette.config import TaskConfig
 from palmette.kinds.base import (
     UNREADABLE,
     Array,
+    Form,
     Kind,
     LabelError,
     RawLabel,
@@ -122,6 +123,15 @@ class MultilabelClassification(Kind[frozenset[str]]):
 
     def items(self, label: frozenset[str]) -> set[tuple[object, str]]:
         return {("text", member) for member in label}
+
+    @property
+    def form(self) -> Form:
+        return "classes"
+
+    def compare(self, one: frozenset[str], other: frozenset[str]) -> list[tuple[str, str]]:
+        """Yes or no for a class is a unit."""
+        answers = ("no", "yes")
+        return [(answers[label in one], answers[label in other]) for label in sorted({*self.labels, *one, *other})]
 
     def instruction(self) -> str:
         return (

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from palmette import metrics, sums
 from palmette.config import TaskConfig
 from palmette.errors import ConfigError
-from palmette.kinds.base import Array, Kind, LabelError, RawLabel, share
+from palmette.kinds.base import Array, Form, Kind, LabelError, RawLabel, share
 from palmette.text import Row
 from palmette.types import Example, Prediction
 
@@ -114,6 +114,10 @@ class Regression(Kind[float]):
             for wanted, found in zip(gold, predicted, strict=True)
         ]
 
+    def agrees(self, before: float, after: float, alignment: Sequence[int | None]) -> bool:
+        """At most a quarter of a standard deviation of the training labels apart."""
+        return abs(before - after) <= 0.25 * float(self.state["deviation"])
+
     @property
     def _range(self) -> tuple[float, float]:
         mean, deviation = self.state["mean"], self.state["deviation"]
@@ -127,6 +131,13 @@ class Regression(Kind[float]):
     def _write(self, value: float) -> str:
         digits = max(0, -math.floor(math.log10(self._step)))
         return f"{round(value / self._step) * self._step + 0.0:.{digits}f}"
+
+    @property
+    def form(self) -> Form:
+        return "number"
+
+    def compare(self, one: float, other: float) -> list[tuple[str, str]]:
+        return [(f"{one:.6g}", f"{other:.6g}")]
 
     def instruction(self) -> str:
         low, high = map(self._write, self._range)

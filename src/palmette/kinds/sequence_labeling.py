@@ -16,6 +16,7 @@ from palmette.errors import ConfigError
 from palmette.kinds.base import (
     UNREADABLE,
     Array,
+    Form,
     Kind,
     LabelError,
     RawLabel,
@@ -274,6 +275,31 @@ class SequenceLabeling(Kind[Tags]):
         if self.config.scheme is None:
             return set(enumerate(label))
         return {((start, stop), kind) for start, stop, kind in read_spans(label, "iob2")}
+
+    def agrees(self, before: Tags, after: Tags, alignment: Sequence[int | None]) -> bool:
+        """The same tags at the words that both have; with a scheme, the same spans over them."""
+        if not alignment:
+            return before == after
+        if self.config.scheme is None:
+            pairs = zip(after, alignment, strict=True)
+            return all(place is None or before[place] == tag for tag, place in pairs)
+        kept = {place for place in alignment if place is not None}
+        wanted = [(kept.intersection(range(start, stop)), kind) for start, stop, kind in read_spans(before, "iob2")]
+        found = [
+            ({place for place in alignment[start:stop] if place is not None}, kind)
+            for start, stop, kind in read_spans(after, "iob2")
+        ]
+        # A span of added words alone, or one taken away, is in one of the texts only: nothing to compare.
+        one, two = (sorted((sorted(places), kind) for places, kind in spans if places) for spans in (wanted, found))
+        return one == two
+
+    @property
+    def form(self) -> Form:
+        return "tags" if self.config.scheme is None else "spans"
+
+    def compare(self, one: Tags, other: Tags) -> list[tuple[str, str]]:
+        """A word is a unit."""
+        return list(zip(one, other, strict=True))
 
     def instruction(self) -> str:
         if self.config.scheme is None:

@@ -14,6 +14,7 @@ from palmette.config import TaskConfig
 from palmette.kinds.base import (
     UNREADABLE,
     Array,
+    Form,
     Kind,
     LabelError,
     RawLabel,
@@ -97,6 +98,13 @@ class TextClassification(Kind[str]):
 
     def items(self, label: str) -> set[tuple[object, str]]:
         return {("text", label)}
+
+    @property
+    def form(self) -> Form:
+        return "class"
+
+    def compare(self, one: str, other: str) -> list[tuple[str, str]]:
+        return [(one, other)]
 
     def instruction(self) -> str:
         return f"Classify the {'pair' if self.state.get('paired') else 'text'} as one of: {', '.join(self.labels)}."

@@ -1,1 +1,1 @@
-"""After launch: what a team asks of a model that answers."""
+"""After launch: whether an answer can be trusted, who checks the rest, what to release, and what comes of it."""

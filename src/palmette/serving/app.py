@@ -78,6 +78,10 @@ def create_app(service: Service) -> FastAPI:
     _add_answering(app, service)
     _add_looking(app, service)
     _add_operating(app, service)
+    if service.reviews is not None:
+        from palmette.serving.review_api import add_review
+
+        add_review(app, service, service.reviews, _authorise, _body)
     _add_pages(app, service)
     return app
 
@@ -351,6 +355,10 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return file_response("index.html")
+
+    @app.get("/review", include_in_schema=False)
+    async def review() -> Response:
+        return file_response("review.html")
 
     @app.get("/{name}", include_in_schema=False)
     async def page(name: str) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
@@ -27,20 +27,20 @@ _Words = Annotated[list[str], Tag("<words>")]
 Part = Annotated[_Text | _Words, Discriminator(lambda value: "<words>" if isinstance(value, list) else "<text>")]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     """A body that is taken literally: no unknown key, no number for a string."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Pair(_Body):
+class Pair(Body):
     """A text, or two: a pair of sentences; a question and its passage."""
 
     text: Part
     text_pair: Part | None = None
 
 
-class PredictRequest(_Body):
+class PredictRequest(Body):
     """Texts, and which tasks to answer over them."""
 
     texts: list[Annotated[_Text | _Words | Annotated[Pair, Tag("<pair>")], Discriminator(_form)]] = Field(
@@ -133,20 +133,32 @@ class ErrorResponse(BaseModel):
     request_id: str
 
 
-def read_request(body: bytes, model: Served, settings: ServerSettings) -> tuple[list[Input], list[str] | None, bool]:
-    """The inputs and tasks that a body asks for, and whether to explain the answers.
+_B = TypeVar("_B", bound=Body)
+
+
+def read_body(model: type[_B], body: bytes) -> _B:
+    """A body of some form.
 
     Raises:
-        RefusedError: 400 if it is not JSON; 422 naming the field that is wrong, too long or unknown.
+        RefusedError: 400 if it is not JSON; 422 naming the field that is wrong.
     """
     try:
-        request = PredictRequest.model_validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
         if problem["type"] == "json_invalid":
             raise RefusedError(400, "invalid_json", problem["msg"]) from error
         place = _place(problem["loc"])
         raise RefusedError(422, "invalid", f"{place or 'body'}: {problem['msg']}", field=place or None) from error
+
+
+def read_request(body: bytes, model: Served, settings: ServerSettings) -> tuple[list[Input], list[str] | None, bool]:
+    """The inputs and tasks that a body asks for, and whether to explain the answers.
+
+    Raises:
+        RefusedError: 400 if it is not JSON; 422 naming the field that is wrong, too long or unknown.
+    """
+    request = read_body(PredictRequest, body)
     if len(request.texts) > settings.texts:
         message = f"texts: at most {settings.texts} in a request, found {len(request.texts)}"
         raise RefusedError(422, "too_many_texts", message, field="texts")

@@ -6,9 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from palmette.answering import Answerer
-from palmette.errors import PalmetteError
+from palmette.errors import MissingExtraError, PalmetteError
 from palmette.serving.batcher import Batcher
 from palmette.serving.keys import Keys
 from palmette.serving.logs import log
@@ -17,6 +18,9 @@ from palmette.serving.model import Served
 from palmette.serving.observing import Gallery, Observer
 from palmette.serving.refusal import RefusedError
 from palmette.serving.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from palmette.serving.reviewing import Reviews
 
 
 class Service:
@@ -29,6 +33,7 @@ class Service:
 
     Attributes:
         model: what answers requests that are accepted now.
+        reviews: the queue of answers that people check; None without a store.
         draining: the server is about to end.
 
     Raises:
@@ -42,6 +47,7 @@ class Service:
         self.keys = Keys.read(settings.keys)
         self.model = Served.of(load(path), path)
         self.metrics = Metrics()
+        self.reviews = self._open_reviews()
         self.batcher = Batcher(
             self.metrics,
             Gallery(self._observers(), self.metrics),
@@ -56,7 +62,22 @@ class Service:
 
     def _observers(self) -> list[Observer]:
         """Who looks on, as the settings say."""
-        return []
+        return [] if self.reviews is None else [self.reviews]
+
+    def _open_reviews(self) -> Reviews | None:
+        """The queue of answers that people check, where the server has a store.
+
+        Raises:
+            StoreError, MissingExtraError: the store cannot be opened.
+            ConfigError: the function that redacts texts cannot be found.
+        """
+        if self.settings.store is None:
+            return None
+        try:
+            from palmette.serving.reviewing import Reviews
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "sqlalchemy", "operate") from error
+        return Reviews.open(self.settings.store, self.settings.review, self.metrics.registry, self.model)
 
     async def reload(self) -> Served:
         """Load model and keys anew, in a thread, and answer with them from then on.
@@ -89,6 +110,8 @@ class Service:
 
     async def exposition(self) -> bytes:
         """What is counted, for Prometheus."""
+        if self.reviews is not None:
+            await asyncio.to_thread(self.reviews.measure)
         return self.metrics.render()
 
     def _read(self) -> tuple[Keys, Served]:

@@ -12,6 +12,31 @@ from palmette.config import Settings
 from palmette.errors import ConfigError
 
 
+class ReviewSettings(Settings):
+    """Which answers people check (docs/review.md). It takes a `store`."""
+
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Answers of lower confidence go to people; of tags, the least certain word counts.",
+    )
+    thresholds: dict[str, float] = Field({}, description="The same for single tasks, by name.")
+    audit: float = Field(0.01, ge=0, le=1, description="Share of the other texts that people check, drawn by request.")
+    seed: int = Field(13, description="Of the draw.")
+    capacity: int = Field(
+        1000, ge=1, description="Most items of a task that wait; what comes then is dropped, counted."
+    )
+    reviewers: int = Field(1, ge=1, le=5, description="People who look at each item; from 2 on agreement is measured.")
+    keep_texts: bool = Field(False, description="Keep the texts of items, without which people see answers only.")
+    keep_days: float = Field(30.0, gt=0, description="Days that texts are kept.")
+    redact: str | None = Field(
+        None,
+        description="Replaces words before a text is kept: module:function, or an entry point of palmette.redactions.",
+    )
+    lease_minutes: float = Field(10.0, gt=0, description="Minutes that an item a reviewer was given is kept for them.")
+
+
 class ServerSettings(Settings):
     """Limits and behaviour of a server. The defaults are for one machine of a few cores, reached from itself only."""
 
@@ -39,6 +64,10 @@ class ServerSettings(Settings):
     shutdown_timeout: float = Field(60.0, gt=0, description="Seconds that accepted requests then have to end.")
     keys: Path | None = Field(None, description="File of key hashes (palmette keys new); none: no key is asked for.")
     cors_origins: tuple[str, ...] = Field((), description="Origins whose pages may call; none by default.")
+    store: str | None = Field(
+        None, description="What the server remembers: an SQLite file, or the URL of a database; none: nothing."
+    )
+    review: ReviewSettings = Field(ReviewSettings(), description="Which answers people check.")
     log_text: bool = Field(False, description="Texts of callers may stand in the log.")
 
     @classmethod
@@ -54,7 +83,7 @@ class ServerSettings(Settings):
             if not equals or not key:
                 raise ConfigError(f"--set {override}: expected KEY=VALUE, e.g. batch_tokens=1024")
             try:
-                values[key] = yaml.safe_load(value)
+                _put(values, key, yaml.safe_load(value))
             except yaml.YAMLError as error:
                 raise ConfigError(f"--set {override}: the value is not YAML") from error
         values |= {key: value for key, value in given.items() if value is not None}
@@ -65,3 +94,15 @@ class ServerSettings(Settings):
             place = ".".join(map(str, problem["loc"]))
             known = f"; settings: {', '.join(cls.model_fields)}" if problem["type"] == "extra_forbidden" else ""
             raise ConfigError(f"{place}: {problem['msg']}, found {problem['input']!r}{known}") from error
+
+
+def _put(values: dict[str, object], key: str, value: object) -> None:
+    """Set `a.b` in {"a": {"b": …}}."""
+    head, dot, rest = key.partition(".")
+    if not dot:
+        values[head] = value
+        return
+    inner = values.get(head)
+    inner = dict(inner) if isinstance(inner, dict) else {}
+    _put(inner, rest, value)
+    values[head] = inner

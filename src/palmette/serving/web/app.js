@@ -2,9 +2,9 @@
 
 import { drawAnswer } from "./answers.js";
 import { byId, count, element } from "./page.js";
+import { address, ask, KEY, Refusal } from "./server.js";
 import { curl, python } from "./snippets.js";
 
-const KEY = "palmette-api-key";
 const LONGEST_SHOWN = 6000; // characters of a snippet on the page; all are copied
 const PASSAGE = "Maria Okafor moved from Lagos to Oslo in 2019, where she runs a bakery with her brother Tunde.";
 const EXAMPLES = {
@@ -22,14 +22,6 @@ const EXAMPLES = {
   ],
 };
 
-/** Why a request was not answered. */
-class Refusal extends Error {
-  constructor(message, { status, code, field, request, wait } = {}) {
-    super(message);
-    Object.assign(this, { status, code, field, request, wait });
-  }
-}
-
 const state = {
   tasks: {}, // as GET /v1/tasks
   off: new Set(), // those that are not wanted
@@ -37,43 +29,7 @@ const state = {
   running: null, // AbortController of the request under way
 };
 
-// The server ---------------------------------------------------------------------------------------------------------
-
-const address = (path) => new URL(path, document.baseURI).href;
-
-async function ask(path, options = {}) {
-  const headers = { ...options.headers };
-  const key = sessionStorage.getItem(KEY);
-  if (key) headers.Authorization = `Bearer ${key}`;
-  let response, text;
-  try {
-    response = await fetch(address(path), { ...options, headers });
-    text = await response.text();
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Refusal(`The server cannot be reached: ${error.message}`);
-  }
-  const found = parsed(text);
-  if (response.ok && found !== undefined) return found;
-  const { error, request_id: request } = found ?? {};
-  const wait = response.headers.get("Retry-After");
-  throw new Refusal(error?.message ?? `The server answered ${response.status} ${response.statusText}, and no JSON that this page knows.`, {
-    status: response.status,
-    code: error?.code,
-    field: error?.field,
-    request,
-    wait,
-  });
-}
-
-/** The JSON of a text; undefined where it is none (a proxy's page of errors). */
-function parsed(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-}
+// The model ----------------------------------------------------------------------------------------------------------
 
 async function loadModel() {
   say("Loading the tasks …");
