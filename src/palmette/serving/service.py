@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from palmette.answering import Answerer
@@ -17,6 +18,9 @@ from palmette.serving.model import Served
 from palmette.serving.observing import Gallery, Observer
 from palmette.serving.refusal import RefusedError
 from palmette.serving.settings import ServerSettings
+from palmette.serving.watching import Watcher
+
+_SEED = 13  # of the resampling that limits of watched signals come from
 
 
 class Service:
@@ -42,9 +46,10 @@ class Service:
         self.keys = Keys.read(settings.keys)
         self.model = Served.of(load(path), path)
         self.metrics = Metrics()
+        self.watcher = self._watch()
         self.batcher = Batcher(
             self.metrics,
-            Gallery(self._observers(), self.metrics),
+            Gallery(self._observers(), self.metrics, reads=self._reads),
             batch_tokens=settings.batch_tokens,
             queue_tokens=settings.queue_tokens,
             queue_seconds=settings.queue_seconds,
@@ -56,7 +61,17 @@ class Service:
 
     def _observers(self) -> list[Observer]:
         """Who looks on, as the settings say."""
-        return []
+        return [self.watcher] if self.watcher is not None else []
+
+    def _watch(self) -> Watcher | None:
+        if not self.settings.watch:
+            return None
+        watcher = Watcher(self.metrics, window=self.settings.watch_window, seed=_SEED, now=lambda: datetime.now(UTC))
+        watcher.prepare(self.model)
+        return watcher
+
+    def _reads(self, model: Served) -> bool:
+        return self.watcher is not None and self.watcher.reads(model)
 
     async def reload(self) -> Served:
         """Load model and keys anew, in a thread, and answer with them from then on.
@@ -92,4 +107,7 @@ class Service:
         return self.metrics.render()
 
     def _read(self) -> tuple[Keys, Served]:
-        return Keys.read(self.settings.keys), Served.of(self._load(self._path), self._path)
+        keys, model = Keys.read(self.settings.keys), Served.of(self._load(self._path), self._path)
+        if self.watcher is not None:
+            self.watcher.prepare(model)
+        return keys, model
