@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from palmette.predictor import Reading
 from palmette.serving.logs import log
 from palmette.serving.metrics import Metrics
 from palmette.serving.model import Served
@@ -25,6 +26,7 @@ class Answered:
         number: the text's place in the request, from 0.
         example: the text, with its words.
         predictions: {task: answer}, of the tasks that were asked for.
+        reading: what they were decoded from, with the text's mean vector, where an observer reads that.
     """
 
     model: Served
@@ -32,6 +34,7 @@ class Answered:
     number: int
     example: Example
     predictions: Mapping[str, Prediction]
+    reading: Reading | None = None
 
 
 class Observer(Protocol):
@@ -53,10 +56,19 @@ class Gallery:
         observers: who looks on.
         metrics: what to count with.
         texts: that may wait.
+        reads: whether an observer wants the readings of what a model answers; no by default.
     """
 
-    def __init__(self, observers: Sequence[Observer], metrics: Metrics, *, texts: int = 20_000) -> None:
+    def __init__(
+        self,
+        observers: Sequence[Observer],
+        metrics: Metrics,
+        *,
+        texts: int = 20_000,
+        reads: Callable[[Served], bool] = lambda _: False,
+    ) -> None:
         self.observers = tuple(observers)
+        self.reads = reads
         self._metrics = metrics
         self._most = texts
         self._waiting = 0

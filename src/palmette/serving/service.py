@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ from palmette.serving.model import Served
 from palmette.serving.observing import Gallery, Observer
 from palmette.serving.refusal import RefusedError
 from palmette.serving.settings import ServerSettings
+from palmette.serving.watching import Watcher
+
+_SEED = 13  # of the resampling that limits of watched signals come from
 
 if TYPE_CHECKING:
     from palmette.serving.reviewing import Reviews
@@ -48,9 +52,10 @@ class Service:
         self.model = Served.of(load(path), path)
         self.metrics = Metrics()
         self.reviews = self._open_reviews()
+        self.watcher = self._watch()
         self.batcher = Batcher(
             self.metrics,
-            Gallery(self._observers(), self.metrics),
+            Gallery(self._observers(), self.metrics, reads=self._reads),
             batch_tokens=settings.batch_tokens,
             queue_tokens=settings.queue_tokens,
             queue_seconds=settings.queue_seconds,
@@ -62,7 +67,7 @@ class Service:
 
     def _observers(self) -> list[Observer]:
         """Who looks on, as the settings say."""
-        return [] if self.reviews is None else [self.reviews]
+        return [observer for observer in (self.reviews, self.watcher) if observer is not None]
 
     def _open_reviews(self) -> Reviews | None:
         """The queue of answers that people check, where the server has a store.
@@ -78,6 +83,16 @@ class Service:
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "sqlalchemy", "operate") from error
         return Reviews.open(self.settings.store, self.settings.review, self.metrics.registry, self.model)
+
+    def _watch(self) -> Watcher | None:
+        if not self.settings.watch:
+            return None
+        watcher = Watcher(self.metrics, window=self.settings.watch_window, seed=_SEED, now=lambda: datetime.now(UTC))
+        watcher.prepare(self.model)
+        return watcher
+
+    def _reads(self, model: Served) -> bool:
+        return self.watcher is not None and self.watcher.reads(model)
 
     async def reload(self) -> Served:
         """Load model and keys anew, in a thread, and answer with them from then on.
@@ -115,4 +130,7 @@ class Service:
         return self.metrics.render()
 
     def _read(self) -> tuple[Keys, Served]:
-        return Keys.read(self.settings.keys), Served.of(self._load(self._path), self._path)
+        keys, model = Keys.read(self.settings.keys), Served.of(self._load(self._path), self._path)
+        if self.watcher is not None:
+            self.watcher.prepare(model)
+        return keys, model

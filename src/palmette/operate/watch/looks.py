@@ -101,7 +101,8 @@ def right(kind: AnyKind, gold: Label, prediction: Prediction) -> list[float]:
     """Of each claim, whether it is right: 1 or 0; of a whole answer its own score, in [0, 1]."""
     items = kind.items(gold)
     scores: Sequence[float] = [
-        float(item in items) if item is not None else _whole(kind, gold, prediction) for item, _ in claims(kind, prediction)
+        float(item in items) if item is not None else _whole(kind, gold, prediction)
+        for item, _ in claims(kind, prediction)
     ]
     return list(scores)
 

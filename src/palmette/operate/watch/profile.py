@@ -85,9 +85,7 @@ def looks(predictor: Predictor, examples: Sequence[Example], task: str) -> tuple
         if task not in answer or reading.embedding is None:
             continue
         words = len(reading.example.text.words) + (len(reading.example.pair.words) if reading.example.pair else 0)
-        found.append(
-            look(kind, answer[task], reading.encoded, reading.embedding, words=words, unknown=unknown)
-        )
+        found.append(look(kind, answer[task], reading.encoded, reading.embedding, words=words, unknown=unknown))
         rights.append(right(kind, reading.example.labels[task], answer[task]))
     return found, rights
 
@@ -132,7 +130,7 @@ def describe(kind: AnyKind, seen: Sequence[Look], rights: Sequence[Sequence[floa
 
 
 def counts(seen: Sequence[Look], names: Sequence[str]) -> Floats:
-    """How often each text was answered each label: [texts, labels]. Labels that are not among the names are left out."""
+    """How often each text was answered each label: [texts, labels]; other labels than those named are left out."""
     place = {name: number for number, name in enumerate(names)}
     found = np.zeros((len(seen), len(names)))
     for row, one in enumerate(seen):
@@ -143,7 +141,7 @@ def counts(seen: Sequence[Look], names: Sequence[str]) -> Floats:
 
 
 def _curve(confidences: Floats, truths: Floats) -> Floats:
-    """Accuracy by confidence: isotonic regression, thinned to a few knots. [2, knots]
+    """Accuracy by confidence: isotonic regression, thinned to a few knots: [2, knots].
 
     Source: Zadrozny & Elkan 2002, "Transforming Classifier Scores into Accurate Multiclass Probability Estimates"
     (KDD).

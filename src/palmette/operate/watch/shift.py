@@ -207,7 +207,10 @@ class Detector:
         everything = np.arange(len(self.profile.embedded))
         found = self._distances(sample, self._reference)
         found[INPUT] = self._input(
-            self._kernel(vectors, vectors), self._kernel(vectors, self.profile.embeddings), marks.mean(axis=0), everything
+            self._kernel(vectors, vectors),
+            self._kernel(vectors, self.profile.embeddings),
+            marks.mean(axis=0),
+            everything,
         )
         findings = {}
         for signal in self.signals:

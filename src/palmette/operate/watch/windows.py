@@ -31,7 +31,7 @@ _UNITS = {
     UNKNOWN: "{:.2%} of the subwords",
 }
 _NEXT = {
-    LABELS: "See which labels became frequent. If the world changed, the model may still be right: have some answers reviewed.",
+    LABELS: "See which labels became frequent; the model may still be right. Have a random share of answers reviewed.",
     CONFIDENCE: "Have the least confident answers reviewed, and see whether another signal moved as well.",
     INPUT: "Read some of the new texts. Have a random share of their answers reviewed, and train on the corrections.",
     SUBWORDS: "See how callers split and clean texts: encoding, casing, words that are split twice, another language.",
