@@ -19,7 +19,8 @@ from palmette.answering import Answerer
 from palmette.config import TaskConfig
 from palmette.corpus import load_corpus
 from palmette.errors import ConfigError
-from palmette.kinds import AnyKind, find_kind
+from palmette.kinds import AnyKind, Kind, find_kind
+from palmette.kinds.sequence_labeling import SequenceLabeling
 from palmette.operate.behaviour import CHECKS, Material, find_checks
 from palmette.operate.behaviour.base import Edit, Moved, replaced
 from palmette.operate.behaviour.measure import failures, make_cases
@@ -195,6 +196,23 @@ def test_other_kinds_say_what_is_the_same() -> None:
     answer = kind_of("extractive_qa", "answer")
     assert answer.agrees((Answer(0, "The Paris"),), (Answer(30, "paris"),), ())
     assert not answer.agrees((Answer(0, "Paris"),), (), ())
+
+
+def test_a_kind_that_does_not_say_is_not_judged() -> None:
+    class Silent(SequenceLabeling):
+        def agrees(self, before: Any, after: Any, alignment: Sequence[int | None]) -> Any:
+            return Kind.agrees(self, before, after, alignment)
+
+    silent = Silent("pos", POS.config, POS.state)
+    assert silent.agrees(("NOUN",), ("NOUN",), ()) is None
+    assert silent.agrees("one", "one", ()) is True
+
+    def tags(_: str, words: Sequence[str]) -> Prediction:
+        return Prediction(("NOUN",) * len(words), (0.9,) * len(words))
+
+    kinds: dict[str, AnyKind] = {"pos": silent}
+    found = rates(Answerer(kinds, Rules(kinds, tags)), [example("Anna sat", pos=("NOUN", "NOUN"))])
+    assert found["pos", "punctuation"] == (0, 0)
 
 
 def test_a_model_that_does_not_negate_fails_negation_and_one_that_does_not_fail_it() -> None:

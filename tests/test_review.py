@@ -278,10 +278,10 @@ def test_disagreement_is_left_out_and_counted(queue_of: Open) -> None:
 def test_the_last_word_of_a_reviewer_counts(queue_of: Open) -> None:
     queue = queue_of(keep=KEEP)
     (item,) = put(queue, "tone")
-    for label in ("bad", "good", "bad"):
+    for label in ("bad", "bad", "good"):
         queue.decide(item, "anna", "corrected", label=label, now=NOW)
     (found,) = corrections(queue.engine, now=NOW).examples
-    assert found.label == "bad"
+    assert (found.label, found.changed) == ("good", False)
 
 
 # Texts --------------------------------------------------------------------------------------------------------------
@@ -696,6 +696,13 @@ def test_without_a_store_there_is_no_queue(run: Run, trained: Trained) -> None:
     with TestClient(create_app(service)) as client:
         assert client.get("/v1/review/next?reviewer=a").status_code == 404
         assert not [path for path in client.get("/openapi.json").json()["paths"] if "review" in path]
+
+
+def test_a_threshold_of_no_task_is_refused(run: Run, trained: Trained, tmp_path: Path) -> None:
+    settings = ServerSettings.read([f"store={tmp_path / 'store.db'}", "review.thresholds.moon=0.5"])
+    with pytest.raises(ConfigError, match=r"thresholds\.moon"):
+        Service(lambda _: run, trained.folder, settings)
+    assert not (tmp_path / "store.db").exists()
 
 
 def test_settings_of_reviews_are_set_by_their_path() -> None:

@@ -878,7 +878,8 @@ def test_schemathesis_finds_nothing(trained: Trained, tmp_path: Path) -> None:
         '[checks]\npositive_data_acceptance.expected-statuses = ["2xx", 422]\n'
         "negative_data_rejection.expected-statuses = [400, 405, 413, 415, 422]\n"
     )
-    with serving(trained.folder, tmp_path / "log", "request_timeout=30") as process:
+    options = ("request_timeout=30", f"store={tmp_path / 'store.db'}")
+    with serving(trained.folder, tmp_path / "log", *options) as process:
         command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run"]
         command += [f"{process.address}/openapi.json", "--max-examples", "50", "--seed", "13", "--no-color"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)

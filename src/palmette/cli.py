@@ -696,6 +696,58 @@ def _queue(store: str) -> Iterator[Queue]:
 
 
 @main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--task", "tasks", multiple=True, help="Look at this task only; may be repeated.")
+@click.option(
+    "--data",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Configuration with the sources to look at. Default: the run's own; a bundle needs one.",
+)
+@click.option("--study", type=click.Path(file_okay=False, path_type=Path), help="A study of the same tasks.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for diagnosis.html and diagnosis.json.")
+@click.option("--seed", type=click.IntRange(min=0), default=13, show_default=True, help="Of everything drawn.")
+@click.option(
+    "--examples",
+    "most",
+    type=click.IntRange(min=50),
+    default=2000,
+    show_default=True,
+    help="Most examples of a task and split that are looked at, evenly chosen.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON.")
+def diagnose(
+    model: Path,
+    tasks: Sequence[str],
+    data: Path | None,
+    study: Path | None,
+    out: Path | None,
+    seed: int,
+    most: int,
+    *,
+    as_json: bool,
+) -> None:
+    """Why is a model bad, and what would help? Ranked causes, each with evidence, gain and next command."""
+    from datetime import UTC, datetime
+
+    from palmette.console import show_findings
+    from palmette.operate.diagnose.diagnose import diagnose as examine
+    from palmette.operate.diagnose.diagnose import refuse, write
+
+    if out is not None:
+        refuse(out)
+    progress = _console(stderr=True)
+    found = examine(model, tasks=tasks, data=data, study=study, seed=seed, most=most, say=progress.print)
+    if out is not None:
+        write(found, out, now=datetime.now(UTC))
+    if as_json:
+        click.echo(json.dumps(found.as_json(), ensure_ascii=False, indent=2))
+        return
+    show_findings(_console(), found.as_json())
+    if out is not None:
+        click.echo(f"{out / 'diagnosis.html'}")
+
+
+@main.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors."""
     from palmette.config import Config

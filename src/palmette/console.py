@@ -210,6 +210,25 @@ def _difference(found: Mapping[str, Any]) -> str:
     return f"{100 * found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]\n{found['verdict']}"
 
 
+def show_findings(console: Console, diagnosis: Mapping[str, Any]) -> None:
+    """A diagnosis: each task's score, the causes in order, what could not be looked at."""
+    for task, about in diagnosis["tasks"].items():
+        console.print(Markup(f"{task}: {100 * about['score']:.1f} {about['metric']} on {about['split']}", style="bold"))
+    console.print()
+    for number, finding in enumerate(diagnosis["findings"], start=1):
+        gain = finding["gain"]
+        head = Markup(f"{number}. {finding['cause']}", style="bold")
+        head.append(f" ({finding['task']}), {finding['confidence']} confidence: ", style="not bold")
+        head.append(f"{gain['points']:+.1f} points [{gain['low']:+.1f}, {gain['high']:+.1f}] of {finding['unit']}")
+        console.print(head)
+        for line in (finding["summary"], f"next: {finding['command']}"):
+            console.print(Markup(f"   {line}"))
+    if not diagnosis["findings"]:
+        console.print("No cause with half a point to gain was found.")
+    for item in diagnosis["not_looked_at"]:
+        console.print(Markup(f"not looked at: {item['what']} ({item['task']}): {item['why']}", style="dim"))
+
+
 _VERDICTS = {"passed": "green", "undecided": "yellow"}  # every other one is bad news
 
 

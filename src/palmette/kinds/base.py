@@ -216,6 +216,14 @@ class Kind(ABC, Generic[L]):
         """(place, label) pairs for scores per label; empty where the kind has no labels."""
         return set()
 
+    def units(self, label: L) -> tuple[str, ...]:
+        """The class of each unit that is decided by itself: of the text, of each word; () without such units."""
+        return ()
+
+    def probabilities(self, windows: Sequence[tuple[Row, Array]]) -> NDArray[np.float64] | None:
+        """Of each of `labels` for each of the `units`: [units, labels]; None for a kind without units."""
+        return None
+
     def agrees(self, before: L, after: L, alignment: Sequence[int | None]) -> bool | None:
         """Whether an answer to an edited text says the same as the answer to the original (behavioural checks).
 

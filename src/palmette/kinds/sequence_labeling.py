@@ -212,7 +212,7 @@ class SequenceLabeling(Kind[Tags]):
         return (losses * targets["weight"]).sum()
 
     def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
-        probabilities = self._probabilities(windows)
+        probabilities = self.probabilities(windows)
         if self._transitions is None:
             path = probabilities.argmax(axis=-1)
         else:
@@ -227,12 +227,12 @@ class SequenceLabeling(Kind[Tags]):
         """The probability of each tag; with a scheme, that of each span: of its least certain tag, as `render` says."""
         tags: Any = prediction.label
         path = [self._number[tag] for tag in tags]
-        found = self._probabilities(windows)[np.arange(len(path)), path]
+        found = self.probabilities(windows)[np.arange(len(path)), path]
         if self.config.scheme is None:
             return found
         return np.array([found[start:stop].min() for start, stop, _ in read_spans(tags, "iob2")])
 
-    def _probabilities(self, windows: Sequence[tuple[Row, Array]]) -> NDArray[np.float64]:
+    def probabilities(self, windows: Sequence[tuple[Row, Array]]) -> NDArray[np.float64]:
         """Of each label at each word: [words, labels]."""
         logits = windows[0][1] if len(windows) == 1 else np.concatenate([outputs for _, outputs in windows])
         return softmax(logits) if len(logits) else np.zeros((0, len(self.labels)))
@@ -275,6 +275,9 @@ class SequenceLabeling(Kind[Tags]):
         if self.config.scheme is None:
             return set(enumerate(label))
         return {((start, stop), kind) for start, stop, kind in read_spans(label, "iob2")}
+
+    def units(self, label: Tags) -> tuple[str, ...]:
+        return label
 
     def agrees(self, before: Tags, after: Tags, alignment: Sequence[int | None]) -> bool:
         """The same tags at the words that both have; with a scheme, the same spans over them."""

@@ -99,6 +99,12 @@ class TextClassification(Kind[str]):
     def items(self, label: str) -> set[tuple[object, str]]:
         return {("text", label)}
 
+    def units(self, label: str) -> tuple[str, ...]:
+        return (label,)
+
+    def probabilities(self, windows: Sequence[tuple[Row, Array]]) -> NDArray[np.float64]:
+        return softmax(vote(windows))[None]
+
     @property
     def form(self) -> Form:
         return "class"

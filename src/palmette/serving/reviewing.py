@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from palmette.errors import ConfigError
 from palmette.kinds import AnyKind
 from palmette.operate.review.cleanup import clean_up
 from palmette.operate.review.queue import Candidate, Decision, Item, Queue, Rules, Why
@@ -87,8 +88,11 @@ class Reviews:
 
         Raises:
             StoreError: it cannot be opened.
-            ConfigError: the function that redacts cannot be found.
+            ConfigError: the function that redacts cannot be found, or a threshold is of no task.
         """
+        for task in settings.thresholds.keys() - model.kinds.keys():
+            known = ", ".join(model.kinds)
+            raise ConfigError(f"review.thresholds.{task}: the model has no such task; it has {known}")
         rules = Rules(
             capacity=settings.capacity,
             reviewers=settings.reviewers,

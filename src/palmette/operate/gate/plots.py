@@ -77,7 +77,8 @@ def _pairs(rows: Sequence[tuple[str, float, float, bool]], name: str, title: str
             axes.plot([old, new], [place, place], color=FAINT, lw=2.5, zorder=1)
             axes.plot(old, place, "o", color=colour, mfc="white", mew=1.3, zorder=2)
             axes.plot(new, place, "o", color=colour, ms=4, zorder=3)
-        axes.set(xlim=(0, None), ylim=(len(rows) - 0.4, -0.6), xlabel=unit)
+        most = max((max(old, new) for _, old, new, _ in rows), default=0.0) or 1.0
+        axes.set(xlim=(-0.03 * most, 1.05 * most), ylim=(len(rows) - 0.4, -0.6), xlabel=unit)
         axes.grid(visible=True, axis="x")
         drawing.row_labels(axes, [row[0] for row in rows])
         said = " ".join(f"{label}: old {points(old / 100)}, new {points(new / 100)}." for label, old, new, _ in rows)

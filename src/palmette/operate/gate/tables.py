@@ -23,17 +23,11 @@ def tasks(report: Mapping[str, Any]) -> Table:
     for task, found in report["tasks"].items():
         numbers = ("-", "-", "-", "-")
         if "difference" in found:
-            numbers = (
-                points(found["old"]),
-                points(found["new"]),
-                f"{100 * found['difference']:+.2f}",
-                bounds(found),
-            )
-        rows.append(
-            (task, verdict(found), found["metric"], *numbers, f"{found['margin']:g}", f"{found.get('examples', 0):,}")
-        )
-    columns = ("task", "verdict", "metric", "old", "new", "difference", "bounds", "margin", "examples")
-    return Table("Tasks, in points", columns, (("", tuple(rows)),), frozenset({"verdict", "metric"}))
+            numbers = (points(found["old"]), points(found["new"]), f"{100 * found['difference']:+.2f}", bounds(found))
+        margin, examples = f"{found['margin']:g}", f"{found.get('examples', 0):,}"
+        rows.append((f"{task}, {found['metric']}", verdict(found), *numbers, margin, examples))
+    columns = ("task, metric", "verdict", "old", "new", "difference", "bounds", "margin", "examples")
+    return Table("Tasks, in points", columns, (("", tuple(rows)),), frozenset({"verdict"}))
 
 
 def new_tasks(report: Mapping[str, Any]) -> Table:

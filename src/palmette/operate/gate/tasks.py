@@ -88,8 +88,10 @@ def _reason(found: Any, margin: float) -> str:
     if found.verdict == "passed":
         return f"lower by less than {margin:g} points: {low}"
     if found.verdict == "fell":
+        least, most = -100 * found.high, -100 * found.low
         return (
-            f"lower by {-100 * found.difference:.2f} points, {-100 * found.high:.2f} at least; {margin:g} are accepted"
+            f"lower by {-100 * found.difference:.2f} points ({least:.2f} to {most:.2f}), not shown to be less than the "
+            f"{margin:g} that are accepted"
         )
     return (
         f"{found.examples:,} examples do not tell: {low}, {100 * found.high:+.2f} at best; "

@@ -1,0 +1,164 @@
+"""Tokenisation mismatch: texts that are written or cut into words otherwise than those of training.
+
+Each suspicion is a repair: test is answered again with its texts brought to the form that train has, and the gain is
+measured. A repair that helps dev as much is no mismatch.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from palmette.operate.diagnose.case import Case
+from palmette.operate.diagnose.estimates import Floats, greater, paired
+from palmette.operate.diagnose.finding import Finding
+from palmette.operate.diagnose.sheet import Sheet, shown
+from palmette.text import TextEncoder
+from palmette.types import Example, Text
+
+CAUSE = "tokenisation mismatch"
+CASING = "casing lost"
+Repair = Callable[[Sequence[str]], tuple[str, ...]]
+_PLAIN = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-"}
+# Cyrillic letters that look like Latin ones (Unicode TR 39, the common part), by code point.
+_LOOK_ALIKES = "0430a 0435e 043Eo 0440p 0441c 0443y 0445x 0456i 0458j 0455s 0410A 0415E 041EO 0420P 0421C 0425X"
+_PLAIN |= {int(pair[:4], 16): pair[4:] for pair in _LOOK_ALIKES.split()}
+
+
+def normal(word: str) -> str:
+    """A word without compatibility forms, look-alikes and invisible characters."""
+    plain = unicodedata.normalize("NFKC", word).translate(_PLAIN)
+    return "".join(c for c in plain if unicodedata.category(c) != "Cf") or word
+
+
+def detect(case: Case) -> list[Finding]:
+    """The repair that gains most, of those under which test comes to look like train."""
+    main, reference = case.main, case.sheets.get("train") or case.train
+    repairs = _repairs(case, reference)
+    best: Finding | None = None
+    for name, repair in repairs.items():
+        mended = [_apply(example, repair) for example in main.examples]
+        changed = np.array([a.key != b.key for a, b in zip(mended, main.examples, strict=True)])
+        if changed.sum() < 3:
+            continue
+        found = _judge(case, name, repair, mended, changed, reference)
+        if best is None or found.gain.points > best.gain.points:
+            best = found
+    return [best] if best is not None else []
+
+
+def _judge(
+    case: Case,
+    name: str,
+    repair: Repair,
+    mended: Sequence[Example],
+    changed: np.ndarray[tuple[int], np.dtype[np.bool_]],
+    reference: Sheet,
+) -> Finding:
+    main, encoder = case.main, case.subject.predictor.encoder
+    gain = paired(case.kind, case.answer(mended), main.parts, seed=case.seed)
+    how = f"{main.split} answered again with its texts brought to the form of train"
+    dev = case.sheets.get("dev") if main.split != "dev" else None
+    if name == CASING and dev is not None:
+        # Train does not know the casing of every word: what dev loses without capitals says what all of them are worth.
+        lowered = [_apply(example, lambda words: tuple(map(str.lower, words))) for example in dev.examples]
+        lost = paired(case.kind, dev.parts, case.answer(lowered), seed=case.seed).scaled(float(changed.mean()))
+        if lost.low > gain.low:
+            gain, how = lost, "dev without capitals: what it loses, times the share of texts"
+    usual = np.array([_apply(e, repair).key != e.key for e in reference.examples], dtype=np.float64)
+    p = greater(changed.astype(np.float64), usual)
+    before, after, wanted = (fertility(encoder, sheet) for sheet in (main.examples, mended, reference.examples))
+    (cut, unknown), (cut_train, unknown_train) = before, wanted
+    return Finding(
+        cause=CAUSE,
+        task=case.task,
+        summary=f"{changed.sum()} of {len(main)} texts of {main.split} are written otherwise than train ({name}: "
+        f"{100 * float(changed.mean()):.0f} % of {main.split}, {100 * float(usual.mean()):.0f} % of train)",
+        gain=gain,
+        unit=case.unit,
+        how=how,
+        p=max(p, gain.p),
+        telling=float(changed.mean()) > usual.mean() + 0.1,
+        command=f"palmette predict {case.subject.name} --input FILE  # bring texts to the form of train first: {name}",
+        evidence=(
+            f"subwords per word: {cut:.2f} in {main.split}, {cut_train:.2f} in train, {after[0]:.2f} after the repair",
+            f"unknown subwords: {unknown:.2%} in {main.split}, {unknown_train:.2%} in train, {after[1]:.2%} after it",
+        ),
+        examples=tuple(
+            f"{shown(main.examples[n], 60)} → {' '.join(mended[n].text.words)[:60]}"
+            for n in np.flatnonzero(changed)[:5]
+        ),
+        numbers={"repair": name, "changed": int(changed.sum()), "fertility": cut, "fertility_train": cut_train},
+    )
+
+
+def fertility(encoder: TextEncoder, examples: Sequence[Example]) -> tuple[float, float]:
+    """Subwords per word, and the share of unknown ones."""
+    found = encoder.subwords([example.text for example in examples], offsets=False)
+    unknown_name = getattr(encoder.tokenizer.model, "unk_token", None)
+    unknown = encoder.tokenizer.token_to_id(unknown_name) if unknown_name else None
+    ids: Floats = np.concatenate([subwords.ids for subwords in found]) if found else np.zeros(0)
+    count = sum(len(example.text.words) for example in examples)
+    return len(ids) / max(count, 1), float((ids == unknown).mean()) if unknown is not None and len(ids) else 0.0
+
+
+def _apply(example: Example, repair: Repair) -> Example:
+    pair = None if example.pair is None else Text(words=repair(example.pair.words))
+    return replace(example, text=Text(words=repair(example.text.words)), pair=pair)
+
+
+def _repairs(case: Case, train: Sheet) -> dict[str, Repair]:
+    """Repairs that keep the number of words; those that do not, for kinds whose labels do not stand at words."""
+    casings = _casings(train)
+    counts = Counter({word: sum(forms.values()) for word, forms in casings.items()})
+    found: dict[str, Repair] = {
+        "unusual or invisible characters": lambda words: tuple(map(normal, words)),
+        CASING: lambda words: tuple(_cased(word, n, casings) for n, word in enumerate(words)),
+    }
+    one_label = all(len(case.kind.units(label)) == 1 for label in case.main.labels[:20])
+    if one_label:
+        find = case.subject.predictor.find_words
+        found["punctuation not separated"] = lambda words: find(" ".join(words)).words or tuple(words)
+        found["words joined"] = lambda words: tuple(part for word in words for part in _split(word, counts))
+    return found
+
+
+def _casings(train: Sheet) -> dict[str, Counter[str]]:
+    """How train writes each word inside a sentence."""
+    found: dict[str, Counter[str]] = {}
+    for example in train.examples:
+        for part in example.key:
+            for word in part:
+                found.setdefault(word.casefold(), Counter())[word] += 1
+    return found
+
+
+def _cased(word: str, place: int, casings: dict[str, Counter[str]]) -> str:
+    """A word in the casing that train has most often; the first word of a text is left capital."""
+    if not (word.islower() or (word.isupper() and len(word) > 1)):
+        return word
+    forms = casings.get(word.casefold())
+    if not forms:
+        return word
+    (best, count), total = forms.most_common(1)[0], sum(forms.values())
+    usual = best if count > 0.5 * total and forms.get(word, 0) < 0.2 * total else word
+    return usual[:1].upper() + usual[1:] if place == 0 and usual.islower() and _starts_capital(casings) else usual
+
+
+def _starts_capital(casings: dict[str, Counter[str]]) -> bool:
+    return any(form[:1].isupper() for forms in list(casings.values())[:50] for form in forms)
+
+
+def _split(word: str, counts: Counter[str]) -> tuple[str, ...]:
+    """A word that train lacks as two that it has, if it can be."""
+    low = word.casefold()
+    if counts.get(low) or len(low) < 5:
+        return (word,)
+    cuts = [(counts[low[:n]] * counts[low[n:]], n) for n in range(1, len(low))]
+    best, place = max(cuts)
+    shorter = min(place, len(low) - place)
+    return (word[:place], word[place:]) if best >= 2 and shorter >= 1 else (word,)
