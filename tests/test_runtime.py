@@ -48,14 +48,19 @@ AWKWARD: list[Input] = [
 
 
 @pytest.fixture(scope="module")
-def run(trained: Trained) -> Run:
-    return Run.load(trained.folder)
-
-
-@pytest.fixture(scope="module")
 def runtime(bundled: Path) -> Runtime:
     loaded = palmette.load(bundled)
     assert isinstance(loaded, Runtime)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def run(trained: Trained, runtime: Runtime) -> Run:
+    """The run, with the calibration that its export found: a run by itself is as sure as the model is."""
+    loaded = Run.load(trained.folder)
+    predictor: Any = loaded.predictor
+    loaded.kinds.update(runtime.kinds)
+    predictor.kinds = loaded.kinds
     return loaded
 
 

@@ -257,6 +257,32 @@ def evaluate(run: Path, split: str, slices: str, data_config: Path | None, *, la
 
 
 @main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--target", "targets", multiple=True, required=True, metavar="TASK=PRECISION", help="May be given several times."
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle to write: a new folder.")
+@click.option("--data", type=click.Path(path_type=Path), help="A configuration of labelled texts; default: dev's.")
+@click.option(
+    "--split", type=click.Choice(["train", "dev", "test"]), default="dev", show_default=True, help="Of --data."
+)
+def calibrate(bundle: Path, targets: Sequence[str], out: Path, data: Path | None, split: str) -> None:
+    """Set from which confidence on a bundle's answers are automatic; the others say `decision: review`."""
+    from palmette.config import Config
+    from palmette.deploy.decisions import set_thresholds
+
+    wanted: dict[str, float] = {}
+    for target in targets:
+        task, _, value = target.partition("=")
+        try:
+            wanted[task] = float(value)
+        except ValueError as error:
+            raise RunError(f"--target {target}: expected TASK=PRECISION, as in ner=0.95") from error
+    written = set_thresholds(bundle, out, wanted, data=Config.load(data) if data else None, split=split, say=click.echo)
+    click.echo(f"{out}: {written.digest[:12]}")
+
+
+@main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle to write: a new folder.")
 @click.option("--quantize", type=click.Choice(["int8"]), help="8-bit weights: a quarter of the size, twice as fast.")

@@ -151,7 +151,16 @@ class AnyPredictor(ABC):
         }
         if example.pair is not None:
             rendered["text_pair"] = example.pair.string
-        rendered["tasks"] = {task: self.kinds[task].render(found, example) for task, found in predictions.items()}
+        rendered["tasks"] = {task: self._render(task, found, example) for task, found in predictions.items()}
+        return rendered
+
+    def _render(self, task: str, prediction: Prediction, example: Example) -> dict[str, Any]:
+        kind = self.kinds[task]
+        rendered = kind.render(prediction, example)
+        if kind.calibration.threshold is not None:
+            decisions = [kind.calibration.decide(claim.confidence) for claim in kind.claims(prediction)]
+            kind.attach_decisions(rendered, decisions)
+            rendered["decision"] = "review" if "review" in decisions else "automatic"
         return rendered
 
 
@@ -202,6 +211,12 @@ class Predictor(AnyPredictor):
         """
         for chunk, wanted in self._chunks(inputs, tasks):
             yield from self._read(chunk, wanted)
+
+    def readings_labelled(self, examples: Sequence[Example]) -> Iterator[Reading]:
+        """The same for the tasks that each example is labelled for."""
+        for first in range(0, len(examples), _CHUNK):
+            chunk = examples[first : first + _CHUNK]
+            yield from self._read(chunk, [[task for task in self.kinds if task in e.labels] for e in chunk])
 
     def decode(self, reading: Reading) -> dict[str, Prediction]:
         """The answers in a reading."""
@@ -258,11 +273,17 @@ class Predictor(AnyPredictor):
                     vectors.setdefault(row.example, []).append(vector)
             for task, part in batch.tasks.items():
                 start = 0
+                scores = _tempered(found[task], self.kinds[task])
                 for number, size in zip(part.rows.tolist(), part.sizes.tolist(), strict=True):
                     row = rows[number]
-                    outputs.setdefault((task, row.example), {})[row.window] = found[task][start : start + size]
+                    outputs.setdefault((task, row.example), {})[row.window] = scores[start : start + size]
                     start += size
         return [
             {task: [(row, outputs[task, number][row.window]) for row in dataset.encoded[number].rows] for task in tasks}
             for number, tasks in enumerate(wanted)
         ]
+
+
+def _tempered(scores: NDArray[Any], kind: AnyKind) -> NDArray[Any]:
+    temperature = kind.calibration.temperature
+    return scores if temperature == 1.0 else scores / temperature

@@ -110,3 +110,16 @@ class Prediction:
     label: Label
     confidence: float | tuple[float, ...]
     readable: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A part of an answer that is right or wrong by itself: a tag, a span, the class.
+
+    Attributes:
+        item: what is claimed, in a form that `Kind.holds` compares with a gold label.
+        confidence: probability that it holds, in [0, 1]; calibrated if the model is.
+    """
+
+    item: object
+    confidence: float

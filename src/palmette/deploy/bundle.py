@@ -17,7 +17,7 @@ from typing import Any
 from palmette.errors import BundleError
 
 FORMAT = 1
-MANIFEST, GRAPH, TOKENIZER, WORDS, TASKS, CONFIG, CARD, PARITY, PROFILE = (
+MANIFEST, GRAPH, TOKENIZER, WORDS, TASKS, CONFIG, CARD, PARITY, CALIBRATION, CLAIMS, PROFILE = (
     "manifest.json",
     "model.onnx",
     "tokenizer.json",
@@ -26,6 +26,8 @@ MANIFEST, GRAPH, TOKENIZER, WORDS, TASKS, CONFIG, CARD, PARITY, PROFILE = (
     "config.yaml",
     "README.md",
     "parity.json",
+    "calibration.json",
+    "claims.npz",
     "profile.json",
 )
 

@@ -43,6 +43,7 @@ def write(
     corpus: Corpus,
     measured: Mapping[str, Mapping[str, Mapping[str, Any]]],
     parity: Mapping[str, Any],
+    calibrations: Mapping[str, Mapping[str, Any]],
     *,
     precision: str,
     now: datetime,
@@ -55,6 +56,7 @@ def write(
         corpus: its data.
         measured: {split: what `measure` found}, by the graph that is shipped.
         parity: what export compared.
+        calibrations: what export measured of each task's confidences.
         precision: of the graph: fp32 or int8.
         now: the date it bears.
     """
@@ -84,6 +86,10 @@ def write(
         *_scores(kinds, measured),
         "",
         *_parity(parity, precision),
+        "",
+        "## Confidence",
+        "",
+        *_confidence(calibrations),
         "",
         "## Data",
         "",
@@ -161,9 +167,32 @@ def _parity(parity: Mapping[str, Any], precision: str) -> list[str]:
     return lines
 
 
+def _confidence(calibrations: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if not calibrations:
+        return ["No task has labelled dev data and confidences: what answers say of themselves was not checked."]
+    lines = [
+        "Fitted on dev, measured on test, before -> after: expected calibration error (0: a confidence of 0.9 is right",
+        "nine times in ten), Brier score, and area under the risk-coverage curve (the mean error where only the surest",
+        "answers count). It holds for texts like these. `calibration.json` has the reliability of each bin.",
+        "",
+        "| task | by | claims | ECE | Brier | AURC |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task, found in calibrations.items():
+        by = f"temperature {found['temperature']:.2f}" if found["method"] == "temperature" else found["method"]
+        before, after = found.get("test, before"), found.get("test, after")
+        if before is None or after is None:
+            own = found["dev, held out"]
+            cells = [f"{own['claims']:,} (dev)", *(f"{own[name]:.4f}" for name in ("ece", "brier", "aurc"))]
+        else:
+            cells = [f"{after['claims']:,}"]
+            cells += [f"{before[name]:.4f} -> {after[name]:.4f}" for name in ("ece", "brier", "aurc")]
+        lines.append(f"| {task} | {by} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def _limits(config: Config, kinds: Mapping[str, AnyKind], corpus: Corpus) -> list[str]:
     lines = [
-        "- Confidence is the model's own and is not calibrated.",
         f"- Raw text is cut into words by the rules of `{config.language}`.",
     ]
     for task in kinds:

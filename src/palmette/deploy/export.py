@@ -15,9 +15,10 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from palmette import __version__, evaluation
+from palmette import __version__, calibration, evaluation
 from palmette.batching import EMBEDDING, Batch
 from palmette.checkpoint import RunFolder
+from palmette.confidence import Calibration
 from palmette.config import Config
 from palmette.corpus import Corpus, load_corpus
 from palmette.deploy import bundle, card
@@ -86,6 +87,8 @@ def export(
     if quantize is not None:
         content, precision = _quantised(run, graph, examples, accuracy_budget, parity, say), "int8"
     engine = _engine(content, run.kinds)
+    say("calibrating confidences on dev")
+    kinds, calibrations, claims = _calibrated(run, engine, corpus)
     measured = {
         split: card.measure(corpus.splits[split], _answers(run, engine, corpus.splits[split]), run.kinds)
         for split in ("dev", "test")
@@ -93,16 +96,20 @@ def export(
     }
     parity["scores"] = measured
     say("describing dev, for watching")
-    profile = make_profile(_predictor(run, engine), examples)
+    profile = make_profile(_predictor(run, engine, kinds), corpus.splits["dev"])
     files = {
         bundle.GRAPH: content,
         bundle.TOKENIZER: own.encoder.tokenizer.to_str().encode(),
         bundle.WORDS: _json(WordRules.of_language(run.config.language).as_json()),
-        bundle.TASKS: _json(_tasks(run, own)),
+        bundle.TASKS: _json(_tasks(kinds, own)),
         bundle.CONFIG: _described(run.config).encode(),
         bundle.PARITY: _json(parity),
+        bundle.CALIBRATION: _json(calibrations),
+        bundle.CLAIMS: claims,
+        bundle.CARD: card.write(
+            run.config, run.kinds, corpus, measured, parity, calibrations, precision=precision, now=now
+        ).encode(),
         bundle.PROFILE: (json.dumps(to_json(profile), ensure_ascii=False) + "\n").encode(),
-        bundle.CARD: card.write(run.config, run.kinds, corpus, measured, parity, precision=precision, now=now).encode(),
     }
     about = {
         "palmette": __version__,
@@ -123,14 +130,40 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _tasks(run: Run, own: Predictor) -> dict[str, Any]:
+def _calibrated(
+    run: Run, engine: Engine, corpus: Corpus
+) -> tuple[dict[str, AnyKind], dict[str, dict[str, Any]], bytes]:
+    """The tasks with confidences that mean what they say, how well they do, and the claims on dev."""
+    predictor = _predictor(run, engine)
+    dev = calibration.collect(predictor, corpus.splits["dev"])
+    test = calibration.collect(predictor, corpus.splits["test"])
+    kinds = dict(run.kinds)
+    reports: dict[str, dict[str, Any]] = {}
+    kept = {}
+    for task, claims in dev.items():
+        fitted = calibration.fit(claims)
+        kinds[task] = calibration.calibrated(run.kinds[task], fitted.calibration)
+        kept[task] = (claims, fitted.held_out)
+        reports[task] = {
+            **fitted.calibration.state(),
+            "cross_validated_brier": fitted.brier,
+            "dev, held out": calibration.measure(fitted.held_out, claims.right),
+        }
+        if task in test:
+            for name, by in (("before", Calibration()), ("after", fitted.calibration)):
+                found = calibration.measure(calibration.confidences(test[task], by), test[task].right)
+                reports[task][f"test, {name}"] = found
+    return kinds, reports, calibration.pack(kept)
+
+
+def _tasks(kinds: Mapping[str, AnyKind], own: Predictor) -> dict[str, Any]:
     """What the runtime needs besides graph and tokenizer: label maps, thresholds, scales."""
     return {
         "max_length": own.encoder.max_length,
         "pad": own.pad,
         "tasks": {
             task: {"config": kind.config.model_dump(mode="json", exclude_defaults=True), "state": kind.state}
-            for task, kind in run.kinds.items()
+            for task, kind in kinds.items()
         },
     }
 
@@ -187,9 +220,10 @@ def _engine(content: bytes, kinds: Mapping[str, AnyKind]) -> Engine:
     return onnx_engine(session)
 
 
-def _predictor(run: Run, engine: Engine) -> Predictor:
+def _predictor(run: Run, engine: Engine, kinds: Mapping[str, AnyKind] | None = None) -> Predictor:
+    """The run's answers by an engine; with other kinds, if they are given (calibrated ones)."""
     _, own = run.heads("export")
-    return Predictor(run.kinds, own.encoder, engine, pad=own.pad, find_words=own.find_words)
+    return Predictor(kinds or run.kinds, own.encoder, engine, pad=own.pad, find_words=own.find_words)
 
 
 def _answers(run: Run, engine: Engine, examples: Sequence[Example]) -> Any:

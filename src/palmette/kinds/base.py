@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmette import sums
+from palmette.confidence import Calibration, Decision
 from palmette.config import TaskConfig
 from palmette.errors import ConfigError, RunError
 from palmette.text import Encoded, Row
-from palmette.types import Answer, Example, Label, Prediction
+from palmette.types import Answer, Claim, Example, Label, Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -106,6 +107,11 @@ class Kind(ABC, Generic[L]):
     def labels(self) -> tuple[str, ...]:
         """The labels it can predict; empty where it predicts something else."""
         return tuple(self.state.get("labels", ()))
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """What its confidences are corrected by; nothing unless the model was calibrated (`palmette export`)."""
+        return Calibration.of(self.state.get("calibration"))
 
     def unseen(self, label: L) -> set[str]:
         """Labels in `label` that training did not have: they can only be scored as errors."""
@@ -215,6 +221,23 @@ class Kind(ABC, Generic[L]):
     def items(self, label: L) -> set[tuple[object, str]]:
         """(place, label) pairs for scores per label; empty where the kind has no labels."""
         return set()
+
+    def claims(self, prediction: Prediction) -> list[Claim]:
+        """The parts of an answer that are right or wrong by themselves, each with its calibrated confidence.
+
+        Unless overridden the whole answer is one, if it has one confidence; answers without any claim nothing.
+        """
+        confidence = prediction.confidence
+        if not isinstance(confidence, float) or np.isnan(confidence):
+            return []
+        return [Claim(prediction.label, self.calibration.mean(confidence))]
+
+    def holds(self, item: object, gold: L) -> bool:
+        """Whether what a claim of `claims` says is right."""
+        return item == gold
+
+    def attach_decisions(self, rendered: dict[str, Any], decisions: Sequence[Decision]) -> None:
+        """Put the decision on each claim where it belongs in what `render` gave, if there may be several."""
 
     def units(self, label: L) -> tuple[str, ...]:
         """The class of each unit that is decided by itself: of the text, of each word; () without such units."""

@@ -128,6 +128,10 @@ class ExtractiveQA(Kind[Answers]):
         pairs = zip(gold, predicted, strict=True)
         return sums.means([metrics.squad([wanted], [found])[self.metric] for wanted, found in pairs])
 
+    def holds(self, item: object, gold: Answers) -> bool:
+        """Whether the answer is one of the references, as SQuAD's exact match compares them."""
+        return metrics.squad([gold], [item])["exact_match"] == 1.0  # type: ignore[list-item]
+
     def agrees(self, before: Answers, after: Answers, alignment: Sequence[int | None]) -> bool:
         """The same text, as SQuAD compares texts; any of several references will do."""
         return metrics.squad([before], [after])["exact_match"] == 1
@@ -165,7 +169,7 @@ class ExtractiveQA(Kind[Answers]):
 
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         answers: Any = prediction.label
-        confidence = round(float(prediction.confidence), 4)  # type: ignore[arg-type]
+        confidence = round(self.calibration.mean(float(prediction.confidence)), 4)  # type: ignore[arg-type]
         if not answers or answers[0].text == UNREADABLE:
             return {"answer": None, "confidence": confidence}
         answer = answers[0]

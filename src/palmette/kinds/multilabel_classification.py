@@ -43,7 +43,9 @@ class MultilabelClassification(Kind[frozenset[str]]):
     def __init__(self, task: str, config: TaskConfig, state: Mapping[str, Any]) -> None:
         super().__init__(task, config, state)
         self._number = {label: number for number, label in enumerate(self.labels)}
-        self._threshold = float(state.get("threshold", 0.5))
+        # Scores that were divided by a temperature are compared with a threshold that was as well: no answer changes.
+        threshold = float(state.get("threshold", 0.5))
+        self._threshold = 1 / (1 + (1 / threshold - 1) ** (1 / self.calibration.temperature))
 
     @classmethod
     def parse(cls, raw: RawLabel, config: TaskConfig, example: Example) -> frozenset[str]:
@@ -160,7 +162,8 @@ class MultilabelClassification(Kind[frozenset[str]]):
 
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         members: Any = prediction.label
-        return {"labels": sorted(members), "confidence": round(float(prediction.confidence), 4)}  # type: ignore[arg-type]
+        confidence = self.calibration.mean(float(prediction.confidence))  # type: ignore[arg-type]
+        return {"labels": sorted(members), "confidence": round(confidence, 4)}
 
 
 def _sigmoid(logits: Array) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmette import metrics, sums
+from palmette.confidence import Decision
 from palmette.config import TaskConfig
 from palmette.errors import ConfigError
 from palmette.kinds.base import (
@@ -28,7 +29,7 @@ from palmette.kinds.base import (
 )
 from palmette.metrics import Span
 from palmette.text import Row
-from palmette.types import Example, Prediction
+from palmette.types import Claim, Example, Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -276,6 +277,32 @@ class SequenceLabeling(Kind[Tags]):
             return set(enumerate(label))
         return {((start, stop), kind) for start, stop, kind in read_spans(label, "iob2")}
 
+    def claims(self, prediction: Prediction) -> list[Claim]:
+        """Each word's tag; with a scheme, each span, as sure as its least certain tag: all of them must be right."""
+        tags: Any = prediction.label
+        found: Any = prediction.confidence
+        means = self.calibration.means
+        if self.config.scheme is None:
+            pairs = zip(enumerate(tags), means(found).tolist(), strict=True)
+            return [Claim(item, value) for item, value in pairs if not np.isnan(value)]
+        spans = read_spans(tags, "iob2")
+        weakest = means([min(found[start:stop]) for start, stop, _ in spans]).tolist()
+        return [
+            Claim(((start, stop), kind), value)
+            for (start, stop, kind), value in zip(spans, weakest, strict=True)
+            if not np.isnan(value)
+        ]
+
+    def holds(self, item: object, gold: Tags) -> bool:
+        return item in self.items(gold)
+
+    def attach_decisions(self, rendered: dict[str, Any], decisions: Sequence[Decision]) -> None:
+        if self.config.scheme is None:
+            rendered["decisions"] = list(decisions)
+            return
+        for span, decision in zip(rendered["spans"], decisions, strict=True):
+            span["decision"] = decision
+
     def units(self, label: Tags) -> tuple[str, ...]:
         return label
 
@@ -380,7 +407,8 @@ class SequenceLabeling(Kind[Tags]):
         tags: Any = prediction.label
         confidence: Any = prediction.confidence
         if self.config.scheme is None:
-            return {"tags": list(tags), "confidence": [round(value, 4) for value in confidence]}
+            means = self.calibration.means(confidence).tolist()
+            return {"tags": list(tags), "confidence": [round(value, 4) for value in means]}
         text, places = example.text.string, example.text.spans
         return {
             "tags": list(tags),
@@ -392,7 +420,7 @@ class SequenceLabeling(Kind[Tags]):
                     "text": text[places[start][0] : places[stop - 1][1]],
                     "words": [start, stop],
                     # A span is right only if all of its tags are: the weakest of them bounds it.
-                    "confidence": round(min(confidence[start:stop]), 4),
+                    "confidence": round(self.calibration.mean(min(confidence[start:stop])), 4),
                 }
                 for start, stop, kind in read_spans(tags, "iob2")
             ],

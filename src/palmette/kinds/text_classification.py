@@ -130,4 +130,5 @@ class TextClassification(Kind[str]):
         return ("",) if written else self.labels
 
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
-        return {"label": prediction.label, "confidence": round(float(prediction.confidence), 4)}  # type: ignore[arg-type]
+        confidence = self.calibration.mean(float(prediction.confidence))  # type: ignore[arg-type]
+        return {"label": prediction.label, "confidence": round(confidence, 4)}

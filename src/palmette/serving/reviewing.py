@@ -120,7 +120,7 @@ class Reviews:
             self.know(answer.model)
             audited = self._audited(answer)
             for task, prediction in answer.predictions.items():
-                low = self._is_low(task, prediction)
+                low = self._is_low(answer.model.kinds[task], prediction)
                 automatic[task, answer.model.digest] += not low
                 if low or audited:
                     chosen.append(_candidate(answer, task, "low_confidence" if low else "audit", automatic=not low))
@@ -140,7 +140,13 @@ class Reviews:
         """
         self.know(answer.model)
         found = [
-            _candidate(answer, task, "disagreement", automatic=not self._is_low(task, prediction), other=other)
+            _candidate(
+                answer,
+                task,
+                "disagreement",
+                automatic=not self._is_low(answer.model.kinds[task], prediction),
+                other=other,
+            )
             for task, prediction in answer.predictions.items()
             if (other := others.get(task)) is not None and other.label != prediction.label
         ]
@@ -160,10 +166,14 @@ class Reviews:
             self.metrics.unkept.inc(len(problems))
             log("texts not kept", level=logging.ERROR, texts=len(problems), reason=problems[0])
 
-    def _is_low(self, task: str, prediction: Prediction) -> bool:
-        threshold = self.settings.thresholds.get(task, self.settings.threshold)
+    def _is_low(self, kind: AnyKind, prediction: Prediction) -> bool:
+        """Below the operator's threshold; where there is none, below the model's own (`palmette calibrate`)."""
+        threshold = self.settings.thresholds.get(kind.task, self.settings.threshold)
+        if threshold is None:
+            decide = kind.calibration.decide
+            return any(decide(claim.confidence) == "review" for claim in kind.claims(prediction))
         confidence = least(prediction)
-        return threshold is not None and confidence is not None and confidence < threshold
+        return confidence is not None and confidence < threshold
 
     def _audited(self, answer: Answered) -> bool:
         """By a hash, so that the same request is drawn wherever and whenever it is asked."""

@@ -70,7 +70,7 @@ class Watcher:
 
     def answered(self, answers: Sequence[Answered]) -> None:
         """Look at a batch."""
-        from palmette.operate.watch.looks import look
+        from palmette.operate.watch.looks import count_words, look, own_subwords
         from palmette.operate.watch.profile import unknown_token
 
         now = self._now()
@@ -80,14 +80,17 @@ class Watcher:
             if reading is None or reading.embedding is None or not isinstance(predictor, Predictor):
                 continue
             example, unknown = answer.example, unknown_token(predictor)
-            words = len(example.text.words) + (len(example.pair.words) if example.pair is not None else 0)
+            words = count_words(example)
+            if not words or not watches.keys() & answer.predictions.keys():
+                continue
+            subwords = own_subwords(predictor.encoder, example)
             for task, prediction in answer.predictions.items():
-                if task not in watches or not words:
+                if task not in watches:
                     continue
                 seen = look(
                     answer.model.kinds[task],
                     prediction,
-                    reading.encoded,
+                    subwords,
                     reading.embedding,
                     words=words,
                     unknown=unknown,

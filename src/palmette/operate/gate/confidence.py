@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +17,12 @@ _Floats = NDArray[np.float64]
 
 
 def judge_calibration(
-    kinds: Mapping[str, AnyKind],
+    kinds: tuple[Mapping[str, AnyKind], Mapping[str, AnyKind]],
     examples: Sequence[Example],
     answers: tuple[Sequence[Mapping[str, Prediction]], Sequence[Mapping[str, Prediction]]],
     settings: GateSettings,
 ) -> dict[str, dict[str, Any]]:
-    """Expected calibration error of both, of every task whose kind has confidences.
+    """Expected calibration error of both, of every task of the old one's kinds that claims anything.
 
     ECE (Guo et al. 2017, "On Calibration of Modern Neural Networks", ICML): the mean distance between confidence and
     share of right answers, over 15 bins of equal width. Its rise has bounds from a paired bootstrap over examples. ECE
@@ -34,10 +33,12 @@ def judge_calibration(
         By task, as JSON.
     """
     found = {}
-    for task, kind in kinds.items():
+    for task in kinds[0]:
         sums = [
-            _sums(kind, [(e.labels[task], a[task]) for e, a in zip(examples, side, strict=True) if task in e.labels])
-            for side in answers
+            _sums(
+                own[task], [(e.labels[task], a[task]) for e, a in zip(examples, side, strict=True) if task in e.labels]
+            )
+            for own, side in zip(kinds, answers, strict=True)
         ]
         if not all(len(side) and side[..., 0].sum() for side in sums):
             continue
@@ -66,21 +67,10 @@ def _sums(kind: AnyKind, pairs: Sequence[tuple[Any, Prediction]]) -> _Floats:
     """[examples, bins, (answers, right ones, sum of confidences)]."""
     table = np.zeros((len(pairs), _BINS, 3))
     for number, (gold, prediction) in enumerate(pairs):
-        for confidence, right in _claims(kind, gold, prediction):
-            place = min(int(confidence * _BINS), _BINS - 1)
-            table[number, place] += (1.0, float(right), confidence)
+        for claim in kind.claims(prediction):
+            place = min(int(claim.confidence * _BINS), _BINS - 1)
+            table[number, place] += (1.0, float(kind.holds(claim.item, gold)), claim.confidence)
     return table
-
-
-def _claims(kind: AnyKind, gold: Any, prediction: Prediction) -> list[tuple[float, bool]]:
-    """Confidence of each answer, and whether it is right: of each word, or of the whole."""
-    given = prediction.confidence
-    if isinstance(given, tuple):
-        label: Any = prediction.label
-        return [(c, wanted == found) for c, wanted, found in zip(given, gold, label, strict=True)]
-    if math.isnan(given):
-        return []
-    return [(given, bool(kind.agrees(gold, prediction.label, ())))]
 
 
 def _ece(sums: _Floats) -> _Floats:

@@ -88,7 +88,9 @@ def gate(
         "examples": len(examples),
         "tasks": tasks,
         "new_tasks": new_tasks(one.model.kinds, two.model.kinds, examples, labelled[1]),
-        "calibration": judge_calibration(shared, examples, labelled, settings),
+        "calibration": judge_calibration(
+            (shared, {task: two.model.kinds[task] for task in shared}), examples, labelled, settings
+        ),
         "behaviour": behaviour,
         "latency": measure_latency(one.model, two.model, examples, settings),
         "size": judge_size(one.about["bytes"], two.about["bytes"], settings),

@@ -25,7 +25,7 @@ class Estimate:
 
 
 def estimate(profile: TaskProfile, window: Sequence[Look]) -> Estimate | None:
-    """The share of claims that are right: the mean of the accuracies that went with such confidences on dev.
+    """The share of claims that are right: their mean calibrated confidence, less what it was too high by on dev.
 
     Holds while a confidence means what it meant on dev: inputs of the same kind, in whatever mixture. The interval
     covers the true share in the window: what each text's share varied by around its expectation on dev, words of one
@@ -41,7 +41,7 @@ def estimate(profile: TaskProfile, window: Sequence[Look]) -> Estimate | None:
     confidences = [value for one in window for value in one.claims]
     if not confidences or not profile.claims:
         return None
-    value = float(np.mean(profile.expected(confidences)))
+    value = min(1.0, max(0.0, float(np.mean(confidences)) + profile.accuracy - profile.claimed))
     # Right claims of n texts vary by n times the residual around what is expected of them.
     chance = math.sqrt(profile.residual * len(window)) / len(confidences)
     fitted = math.sqrt(profile.residual * profile.texts) / profile.claims

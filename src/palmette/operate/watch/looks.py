@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmette.kinds import AnyKind
-from palmette.text import Encoded
-from palmette.types import Label, Prediction
+from palmette.text import TextEncoder
+from palmette.types import Example, Label, Prediction
 
 Floats = NDArray[np.float64]
 NOTHING = "(none)"  # stands for an answer without any label
@@ -26,7 +26,7 @@ class Look:
 
     Attributes:
         marks: {label: how often it was answered}.
-        claims: the confidences of what the answer says, one for each part that is right or wrong by itself.
+        claims: the calibrated confidence of each of the answer's claims (`Kind.claims`).
         confidence: mean of the answer's confidences; None where the kind has none.
         words: of the text, or both.
         subwords: a word.
@@ -44,31 +44,49 @@ class Look:
 
 
 def look(
-    kind: AnyKind, prediction: Prediction, encoded: Encoded, embedding: NDArray[Any], *, words: int, unknown: int | None
+    kind: AnyKind,
+    prediction: Prediction,
+    subwords: NDArray[Any],
+    embedding: NDArray[Any],
+    *,
+    words: int,
+    unknown: int | None,
 ) -> Look:
     """Look at an answer.
 
     Args:
         kind: of the task.
         prediction: its answer.
-        encoded: the text, as the trunk read it.
-        embedding: its mean vector.
-        words: of the text, or both.
+        subwords: [subwords] vocabulary ids of the text, or both, as `own_subwords` gives them.
+        embedding: the text's mean vector.
+        words: of the text, or both; at least 1.
         unknown: vocabulary id of the unknown token, if there is one.
     """
     found = prediction.confidence
-    values = (found,) if isinstance(found, float) else found
-    confidence = fmean(values) if values and not math.isnan(values[0]) else None
-    ids = np.concatenate([row.ids for row in encoded.rows])
+    values = [value for value in ((found,) if isinstance(found, float) else found) if not math.isnan(value)]
     return Look(
         marks(kind, prediction.label),
-        tuple(value for _, value in claims(kind, prediction)),
-        confidence,
+        tuple(claim.confidence for claim in kind.claims(prediction)),
+        fmean(values) if values else None,
         words,
-        len(ids) / max(1, words),
-        float((ids == unknown).mean()) if unknown is not None and len(ids) else 0.0,
+        len(subwords) / words,
+        float((subwords == unknown).mean()) if unknown is not None and len(subwords) else 0.0,
         np.asarray(embedding, dtype=np.float32),
     )
+
+
+def own_subwords(encoder: TextEncoder, example: Example) -> NDArray[np.int64]:
+    """Vocabulary ids of an example's texts: each subword once, without special tokens.
+
+    Rows would not do: they have special tokens, which weigh more in short texts, and windows overlap.
+    """
+    texts = [example.text] if example.pair is None else [example.text, example.pair]
+    return np.concatenate([found.ids for found in encoder.subwords(texts, offsets=False)])
+
+
+def count_words(example: Example) -> int:
+    """Words of an example's text, or both."""
+    return len(example.text.words) + (len(example.pair.words) if example.pair is not None else 0)
 
 
 def marks(kind: AnyKind, label: Label) -> dict[str, int]:
@@ -76,38 +94,3 @@ def marks(kind: AnyKind, label: Label) -> dict[str, int]:
     if not kind.labels:
         return {}
     return dict(Counter(name for _, name in kind.items(label))) or {NOTHING: 1}
-
-
-def claims(kind: AnyKind, prediction: Prediction) -> list[tuple[object, float]]:
-    """The parts of an answer that are right or wrong by themselves, each with its confidence.
-
-    Tags one by one; a span as a whole, as sure as its least certain tag; any other answer as a whole (None).
-    """
-    found = prediction.confidence
-    if isinstance(found, float):
-        return [] if math.isnan(found) else [(None, found)]
-    parts: list[tuple[object, float]] = []
-    for item in sorted(kind.items(prediction.label), key=repr):
-        place: Any = item[0]
-        if isinstance(place, int):
-            parts.append((item, found[place]))
-        else:
-            start, stop = place
-            parts.append((item, min(found[start:stop])))
-    return parts
-
-
-def right(kind: AnyKind, gold: Label, prediction: Prediction) -> list[float]:
-    """Of each claim, whether it is right: 1 or 0; of a whole answer its own score, in [0, 1]."""
-    items = kind.items(gold)
-    scores: Sequence[float] = [
-        float(item in items) if item is not None else _whole(kind, gold, prediction)
-        for item, _ in claims(kind, prediction)
-    ]
-    return list(scores)
-
-
-def _whole(kind: AnyKind, gold: Label, prediction: Prediction) -> float:
-    if kind.labels:
-        return float(gold == prediction.label)
-    return float(kind.score([gold], [prediction.label])[kind.metric])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from palmette.errors import BundleError
 from palmette.kinds import AnyKind
-from palmette.operate.watch.looks import Floats, Look, look, right
+from palmette.operate.watch.looks import Floats, Look, count_words, look, own_subwords
 from palmette.predictor import Predictor
 from palmette.types import Example
 
@@ -21,7 +21,6 @@ FORMAT = 1
 FEWEST = 50  # texts below which a task has no profile: nothing could be told from chance
 _TEXTS = 2000  # of dev that are kept, of each task
 _EMBEDDED = 400  # of which vectors are kept
-_KNOTS = 50  # of the curve from confidence to accuracy, at most
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,10 @@ class TaskProfile:
         words, subwords, unknown: [texts] length, subwords a word, share of unknown subwords.
         embedded: [sampled] which texts have a vector.
         embeddings: [sampled, width].
-        curve: [2, knots] confidence and the accuracy that goes with it; empty without confidences.
-        residual: mean over texts of (right claims - expected ones) squared.
         claims: of all texts together.
         accuracy: share of the claims that were right; NaN without claims.
+        claimed: mean confidence of the claims; calibrated confidences come close to `accuracy`; NaN without claims.
+        residual: mean over texts of (right claims - those expected of their confidences) squared.
     """
 
     metric: str
@@ -51,19 +50,15 @@ class TaskProfile:
     unknown: Floats
     embedded: NDArray[np.int64]
     embeddings: Floats
-    curve: Floats
-    residual: float
     claims: int
     accuracy: float
+    claimed: float
+    residual: float
 
     @property
     def texts(self) -> int:
         """How many texts it describes."""
         return len(self.words)
-
-    def expected(self, confidences: Sequence[float] | Floats) -> Floats:
-        """The accuracy that goes with each confidence: [claims]."""
-        return np.interp(np.asarray(confidences, dtype=np.float64), self.curve[0], self.curve[1])
 
 
 Profile = Mapping[str, TaskProfile]
@@ -76,7 +71,7 @@ def unknown_token(predictor: Predictor) -> int | None:
     return tokenizer.token_to_id(name) if name else None
 
 
-def looks(predictor: Predictor, examples: Sequence[Example], task: str) -> tuple[list[Look], list[list[float]]]:
+def looks(predictor: Predictor, examples: Sequence[Example], task: str) -> tuple[list[Look], list[list[bool]]]:
     """Labelled texts as they are answered, and of each of their claims whether it is right."""
     kind, unknown = predictor.kinds[task], unknown_token(predictor)
     readings, answers = predictor.embedded(examples, [[task]] * len(examples))
@@ -84,9 +79,11 @@ def looks(predictor: Predictor, examples: Sequence[Example], task: str) -> tuple
     for reading, answer in zip(readings, answers, strict=True):
         if task not in answer or reading.embedding is None:
             continue
-        words = len(reading.example.text.words) + (len(reading.example.pair.words) if reading.example.pair else 0)
-        found.append(look(kind, answer[task], reading.encoded, reading.embedding, words=words, unknown=unknown))
-        rights.append(right(kind, reading.example.labels[task], answer[task]))
+        example, gold = reading.example, reading.example.labels[task]
+        subwords = own_subwords(predictor.encoder, example)
+        words = count_words(example)
+        found.append(look(kind, answer[task], subwords, reading.embedding, words=words, unknown=unknown))
+        rights.append([kind.holds(claim.item, gold) for claim in kind.claims(answer[task])])
     return found, rights
 
 
@@ -94,22 +91,24 @@ def make_profile(predictor: Predictor, examples: Sequence[Example]) -> dict[str,
     """The profile of each task that enough examples are labelled for; of too many, some, spread evenly."""
     found = {}
     for task, kind in predictor.kinds.items():
-        labelled = [example for example in examples if task in example.labels and kind.takes(example)]
-        some = labelled[:: math.ceil(len(labelled) / _TEXTS) or 1]
+        labelled = [
+            example for example in examples if task in example.labels and kind.takes(example) and count_words(example)
+        ]
+        some = [labelled[number] for number in _spread(len(labelled), _TEXTS)]
         if len(some) >= FEWEST:
             found[task] = describe(kind, *looks(predictor, some, task))
     return found
 
 
-def describe(kind: AnyKind, seen: Sequence[Look], rights: Sequence[Sequence[float]]) -> TaskProfile:
+def describe(kind: AnyKind, seen: Sequence[Look], rights: Sequence[Sequence[bool]]) -> TaskProfile:
     """The profile of texts that were answered."""
     names = sorted({name for one in seen for name in one.marks})
-    embedded = np.unique(np.linspace(0, len(seen) - 1, min(_EMBEDDED, len(seen))).astype(np.int64))
+    embedded = _spread(len(seen), _EMBEDDED)
     confidences = np.array([value for one in seen for value in one.claims], dtype=np.float64)
     truths = np.array([value for one in rights for value in one], dtype=np.float64)
-    curve = _curve(confidences, truths)
+    accuracy, claimed = (float(found.mean()) if len(found) else math.nan for found in (truths, confidences))
     gaps = [
-        sum(true) - float(np.interp(one.claims, curve[0], curve[1]).sum()) if one.claims else 0.0
+        sum(true) - sum(one.claims) - len(true) * (accuracy - claimed) if true else 0.0
         for one, true in zip(seen, rights, strict=True)
     ]
     return TaskProfile(
@@ -122,10 +121,10 @@ def describe(kind: AnyKind, seen: Sequence[Look], rights: Sequence[Sequence[floa
         unknown=np.array([one.unknown for one in seen]),
         embedded=embedded,
         embeddings=np.stack([seen[number].embedding for number in embedded]).astype(np.float16).astype(np.float64),
-        curve=curve,
-        residual=float(np.mean(np.square(gaps))),
         claims=len(truths),
-        accuracy=float(truths.mean()) if len(truths) else math.nan,
+        accuracy=accuracy,
+        claimed=claimed,
+        residual=float(np.mean(np.square(gaps))),
     )
 
 
@@ -140,23 +139,9 @@ def counts(seen: Sequence[Look], names: Sequence[str]) -> Floats:
     return found
 
 
-def _curve(confidences: Floats, truths: Floats) -> Floats:
-    """Accuracy by confidence: isotonic regression, thinned to a few knots: [2, knots].
-
-    Source: Zadrozny & Elkan 2002, "Transforming Classifier Scores into Accurate Multiclass Probability Estimates"
-    (KDD).
-    """
-    if not len(confidences):
-        return np.zeros((2, 0))
-    from scipy.optimize import isotonic_regression
-
-    order = np.argsort(confidences, kind="stable")
-    fitted = isotonic_regression(truths[order]).x
-    kept = np.unique(np.linspace(0, len(order) - 1, _KNOTS).astype(np.int64))
-    # A knot stands for the claims around it, so that the thinned curve expects as many right ones as there were.
-    groups = np.array_split(np.arange(len(order)), len(kept))
-    found = [(confidences[order][group].mean(), fitted[group].mean()) for group in groups]
-    return np.array(found, dtype=np.float64).T
+def _spread(count: int, most: int) -> NDArray[np.int64]:
+    """Places of all of so many things, or of `most` of them, spread evenly, ascending."""
+    return np.linspace(0, count - 1, min(most, count)).astype(np.int64)
 
 
 def to_json(profile: Profile) -> dict[str, Any]:
@@ -175,10 +160,10 @@ def _task_json(found: TaskProfile) -> dict[str, Any]:
         "unknown": np.round(found.unknown, 5).tolist(),
         "embedded": found.embedded.tolist(),
         "embeddings": base64.b64encode(found.embeddings.astype("<f2").tobytes()).decode(),
-        "curve": np.round(found.curve, 6).tolist(),
-        "residual": found.residual,
         "claims": found.claims,
         "accuracy": None if math.isnan(found.accuracy) else found.accuracy,
+        "claimed": None if math.isnan(found.claimed) else found.claimed,
+        "residual": found.residual,
     }
 
 
@@ -214,8 +199,8 @@ def _task(found: Any) -> TaskProfile:
         unknown=np.array(found["unknown"], dtype=np.float64),
         embedded=embedded,
         embeddings=vectors.reshape(len(embedded), -1),
-        curve=np.array(found["curve"], dtype=np.float64).reshape(2, -1),
-        residual=float(found["residual"]),
         claims=int(found["claims"]),
         accuracy=math.nan if found["accuracy"] is None else float(found["accuracy"]),
+        claimed=math.nan if found["claimed"] is None else float(found["claimed"]),
+        residual=float(found["residual"]),
     )

@@ -136,7 +136,7 @@ class Kernel:
 
     def __call__(self, first: Floats, second: Floats) -> Floats:
         """[first, second] similarities in (0, 1]."""
-        return np.exp(-cdist(first, second, "sqeuclidean") / (2 * self.width**2))
+        return np.asarray(np.exp(-cdist(first, second, "sqeuclidean") / (2 * self.width**2)))
 
 
 def mmd(within: Floats, across: Floats, reference: Floats, weights: Floats) -> float:
