@@ -39,6 +39,8 @@ class TaskProfile:
         accuracy: share of the claims that were right; NaN without claims.
         claimed: mean confidence of the claims; calibrated confidences come close to `accuracy`; NaN without claims.
         residual: mean over texts of (right claims - those expected of their confidences) squared.
+        chance: what that would be of claims that are right or wrong independently: mean over texts of the sum of
+            confidence * (1 - confidence).
     """
 
     metric: str
@@ -54,6 +56,7 @@ class TaskProfile:
     accuracy: float
     claimed: float
     residual: float
+    chance: float
 
     @property
     def texts(self) -> int:
@@ -125,6 +128,7 @@ def describe(kind: AnyKind, seen: Sequence[Look], rights: Sequence[Sequence[bool
         accuracy=accuracy,
         claimed=claimed,
         residual=float(np.mean(np.square(gaps))),
+        chance=by_chance(seen) / len(seen),
     )
 
 
@@ -137,6 +141,11 @@ def counts(seen: Sequence[Look], names: Sequence[str]) -> Floats:
             if name in place:
                 found[row, place[name]] = count
     return found
+
+
+def by_chance(seen: Sequence[Look]) -> float:
+    """Variance of the number of right claims, were each right or wrong by itself, as probably as it says."""
+    return sum(value * (1 - value) for one in seen for value in one.claims)
 
 
 def _spread(count: int, most: int) -> NDArray[np.int64]:
@@ -164,6 +173,7 @@ def _task_json(found: TaskProfile) -> dict[str, Any]:
         "accuracy": None if math.isnan(found.accuracy) else found.accuracy,
         "claimed": None if math.isnan(found.claimed) else found.claimed,
         "residual": found.residual,
+        "chance": found.chance,
     }
 
 
@@ -203,4 +213,5 @@ def _task(found: Any) -> TaskProfile:
         accuracy=math.nan if found["accuracy"] is None else float(found["accuracy"]),
         claimed=math.nan if found["claimed"] is None else float(found["claimed"]),
         residual=float(found["residual"]),
+        chance=float(found["chance"]),
     )
