@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from starlette.testclient import TestClient
 
 import palmette
@@ -30,6 +32,7 @@ from palmette.operate.watch.windows import TaskWatch
 from palmette.predictor import with_heads
 from palmette.serving import ServerSettings
 from palmette.serving.app import create_app
+from palmette.serving.metrics import Metrics
 from palmette.serving.service import Service
 from palmette.types import Example, Text
 
@@ -313,3 +316,31 @@ def test_a_reload_of_a_bundle_that_cannot_be_watched_keeps_the_old_model(describ
         assert client.post("/v1/admin/reload").status_code == 409
         assert client.post("/v1/predict", json={"texts": ["a cat sat"]}).status_code == 200
         assert client.get("/v1/watch").json()["digest"] == bundle.digest
+
+
+@pytest.mark.parametrize("name", ["prometheus-alerts.yml", "grafana-dashboard.json"])
+def test_every_metric_that_rules_and_dashboard_name_exists(name: str) -> None:
+    read = {".yml": yaml.safe_load, ".json": json.loads}[Path(name).suffix]
+    content = read((Path(__file__).parents[1] / "deploy" / name).read_text(encoding="utf-8"))
+    asked = [expression for expression in expressions(content) if "palmette_" in expression]
+    assert len(asked) >= 5
+    offered = {}
+    for family in Metrics().registry.collect():
+        suffix = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+        offered |= {f"{family.name}{end}": family for end in suffix}
+    named = {found for expression in asked for found in re.findall(r"\bpalmette_\w+", expression)}
+    assert named <= offered.keys()
+    assert "palmette_drift_alarm" in named
+
+
+def expressions(content: Any) -> Iterator[str]:
+    """What is asked of Prometheus, anywhere in it."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if key in ("expr", "query") and isinstance(value, str):
+                yield value
+            else:
+                yield from expressions(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from expressions(value)

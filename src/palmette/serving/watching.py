@@ -121,6 +121,8 @@ class Watcher:
             metrics.drift_distance.labels(task, signal).set(finding.effect)
             metrics.drift_p_value.labels(task, signal).set(finding.p)
             metrics.drift_alarm.labels(task, signal).set(signal in watch.alarms)
+        if not watch.profile.claims:
+            return  # there never is an estimate: nothing to be alarmed about
         found = latest.estimate
         metrics.estimate_supported.labels(task).set(found is not None)
         metrics.estimated_accuracy.labels(task).set(found.value if found else math.nan)
