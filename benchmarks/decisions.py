@@ -29,6 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     common.use_threads(arguments.threads)
     from palmette import calibration
+    from palmette.confidence import Calibration
     from palmette.corpus import load_corpus
     from palmette.run import Run
 
@@ -40,7 +41,7 @@ def main() -> None:
     claims = calibration.collect(predictor, examples)
     keys = {key: number for number, key in enumerate(dict.fromkeys(example.key for example in examples))}
     group = np.array([keys[example.key] for example in examples])
-    headline: dict[str, object] = {}
+    headline: dict[str, float | str] = {}
     targets, details = {}, {}
     for wanted in arguments.targets:
         task, _, value = wanted.partition("=")
@@ -54,7 +55,7 @@ def main() -> None:
             seen, unseen = own.select(first), own.select(~first)
             fitted = calibration.fit(seen)
             methods.append(fitted.calibration.method)
-            for name, by in (("before", calibration.Calibration()), ("after", fitted.calibration)):
+            for name, by in (("before", Calibration()), ("after", fitted.calibration)):
                 eces[name].append(calibration.measure(calibration.confidences(unseen, by), unseen.right)["ece"])
             reached, _ = calibration.operate(fitted.held_out, seen.right, seen.text, target=target)
             if reached is None:

@@ -183,6 +183,7 @@ def test_sides_are_alternated_and_the_data_are_the_new_runs(trained: Trained) ->
 
 def run_gate(*arguments: object) -> Result:
     loose = ["--margin", "15", "--latency-budget", "50", "--size-budget", "5", "--cases", "5"]
+    loose += ["--calibration-budget", "100"]  # a run is not calibrated, its bundle is
     return CliRunner().invoke(main, ["gate", *map(str, arguments), *loose])
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from palmette.bulk.local import Counts
     from palmette.bulk.rows import Row, Section
     from palmette.config import Config
+    from palmette.operate.releases.records import State
     from palmette.operate.review.queue import Queue
     from palmette.trainer import Outcome
 
@@ -581,10 +582,11 @@ def _show_bad(counts: Counts) -> None:
 
 
 @main.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="0: a free one.  [default: 8000]")
 @click.option("--keys", type=click.Path(dir_okay=False, path_type=Path), help="Ask for a key: a file of hashes.")
+@click.option("--store", metavar="URL|FILE", help="Database of versions and their roles (docs/releases.md).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Another setting (docs/serving.md).")
 @click.option("--threads", type=click.IntRange(min=1), help="For a pass.  [default: the cores; with ray: 1]")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
@@ -593,7 +595,7 @@ def _show_bad(counts: Counts) -> None:
     "--ongoing", type=click.FloatRange(min=0, min_open=True), help="Requests for each before one more.  [default: 16]"
 )
 def serve(
-    model: Path,
+    model: Path | None,
     overrides: Sequence[str],
     threads: int | None,
     engine: str,
@@ -601,7 +603,10 @@ def serve(
     ongoing: float | None,
     **options: Any,
 ) -> None:
-    """Answer over HTTP. SIGTERM drains and ends, SIGHUP loads the model anew."""
+    """Answer over HTTP. SIGTERM drains and ends, SIGHUP loads the model anew.
+
+    MODEL can be left out where a store says what is live.
+    """
     try:
         from palmette.serving import ServerSettings
         from palmette.serving import serve as run_server
@@ -612,6 +617,8 @@ def serve(
         from palmette.scale.replicas import Replicas
         from palmette.scale.serve import serve as run_replicas
 
+        if model is None:
+            raise RunError("--engine ray: give the model as well")
         run_replicas(model, settings, Replicas.parse(replicas or "1", threads=threads or 1, ongoing=ongoing or 16.0))
         return
     _only_with_ray(replicas=replicas, ongoing=ongoing)
@@ -624,6 +631,139 @@ def _only_with_ray(**options: object) -> None:
     for name, value in options.items():
         if value is not None:
             raise RunError(f"--{name} {value}: is for --engine ray")
+
+
+def _show_roles(state: State) -> None:
+    """The roles as they are now, a line each."""
+    for role, digest in state.roles.items():
+        what = f"  {state.mode}, {state.share:.0%} of the traffic" if role == "candidate" else ""
+        click.echo(f"{role:10}{digest[:12]}{what}")
+
+
+_BY = click.option("--by", metavar="NAME", help="Who decides; kept in the log.  [default: user@machine]")
+_WHY = click.option("--why", default="", help="The reason; kept in the log.")
+
+
+@main.command()
+@click.argument("store")
+@click.argument("bundle")
+@click.option("--mode", required=True, type=click.Choice(["shadow", "canary", "live"]), help="What it may answer.")
+@click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True)
+@click.option("--gate", type=click.Path(dir_okay=False, path_type=Path), help="Report of palmette gate: it must pass.")
+@click.option(
+    "--into",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("bundles"),
+    show_default=True,
+    help="Where a bundle from a registry is kept.",
+)
+@click.option("--force", "forced", is_flag=True, help="Although it lacks tasks, or the gate refused it.")
+@_BY
+@_WHY
+def release(store: str, bundle: str, by: str | None, **options: Any) -> None:
+    """Give a bundle a role in the servers of a store.
+
+    STORE is the URL or the file that `palmette serve --store` was given; BUNDLE a folder, or models:/NAME/VERSION of an
+    MLflow registry. shadow: it answers a share of the traffic in the background, and nobody sees that. canary: it
+    answers the callers of a share. live: it answers everybody, without a trial.
+    """
+    from palmette.operate.releases import desk
+
+    with desk.opened(store) as releases:
+        _show_roles(desk.release(releases, bundle, by=by or desk.whoami(), **options))
+
+
+@main.command()
+@click.argument("store")
+@click.option("--candidate", metavar="DIGEST", help="Only if this is the candidate.")
+@_BY
+@_WHY
+def promote(store: str, candidate: str | None, by: str | None, why: str) -> None:
+    """Make the candidate live. What was live is kept as the previous version."""
+    from palmette.operate.releases import desk
+
+    with desk.opened(store) as releases:
+        state = releases.promote(by=by or desk.whoami(), why=why, candidate=candidate)
+        desk.tell_registry(releases, state)
+    _show_roles(state)
+
+
+@main.command()
+@click.argument("store")
+@click.option("--to", metavar="DIGEST", help="Make this version live, whichever it is.")
+@_BY
+@_WHY
+def rollback(store: str, to: str | None, by: str | None, why: str) -> None:
+    """Undo the last step: take the candidate back if there is one, else make the previous version live."""
+    from palmette.operate.releases import desk
+
+    with desk.opened(store) as releases:
+        state = releases.rollback(by=by or desk.whoami(), why=why, to=to)
+        desk.tell_registry(releases, state)
+    _show_roles(state)
+
+
+@main.group()
+def releases() -> None:
+    """Versions of a store, and the log of their roles."""
+
+
+@releases.command()
+@click.argument("store")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def show(store: str, *, as_json: bool) -> None:
+    """Show the roles, and every registered version."""
+    from palmette.operate.releases import desk
+
+    with desk.opened(store) as book:
+        state, versions = book.state(), book.versions()
+    if as_json:
+        click.echo(json.dumps(desk.as_json(state, versions), indent=2))
+        return
+    _show_roles(state)
+    for version in versions.values():
+        tasks = ", ".join(version.tasks)
+        click.echo(f"{version.digest[:12]}  {version.registered:%Y-%m-%d %H:%M} UTC  {version.path}  {tasks}")
+
+
+@releases.command()
+@click.argument("store")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines.")
+def log(store: str, *, as_json: bool) -> None:
+    """Show who changed what, when and why."""
+    from palmette.operate.releases import desk
+
+    with desk.opened(store) as book:
+        entries = book.log()
+    for entry in entries:
+        if as_json:
+            click.echo(json.dumps(entry.as_json()))
+            continue
+        origin, target = ((digest or "-")[:12] for digest in (entry.origin, entry.target))
+        line = f"{entry.state.number:4}  {entry.at:%Y-%m-%d %H:%M:%S} UTC  {entry.action:9} {origin} -> {target}"
+        click.echo(f"{line}  {entry.who}" + (f": {entry.why}" if entry.why else ""))
+
+
+@releases.command()
+@click.argument("store")
+@click.option("--hash", "known", help="Of an entry, from an earlier verification: it must still be there.")
+def verify(store: str, known: str | None) -> None:
+    """Check that nobody changed the log. Keep the hash that it prints where the database's owner cannot change it."""
+    from palmette.operate.releases import desk
+
+    with desk.opened(store) as book:
+        last = book.verify(known=known)
+    click.echo(f"{last.state.number} entries, none changed; the last: {last.hash}" if last is not None else "no entry")
+
+
+@releases.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("name")
+def register(bundle: Path, name: str) -> None:
+    """Register a bundle as a version of a model in an MLflow registry (MLFLOW_TRACKING_URI)."""
+    from palmette.operate.releases import registry
+
+    click.echo(registry.register(bundle, name))
 
 
 @main.group()

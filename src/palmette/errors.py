@@ -34,6 +34,10 @@ class StoreError(PalmetteError):
     """A database cannot be used, or lacks what is asked of it."""
 
 
+class ReleaseError(PalmetteError):
+    """A version cannot take the role that is asked for."""
+
+
 class MissingExtraError(PalmetteError):
     """A feature needs packages that an extra of Palmette brings."""
 

@@ -247,6 +247,17 @@ class Kind(ABC, Generic[L]):
         """Of each of `labels` for each of the `units`: [units, labels]; None for a kind without units."""
         return None
 
+    def difference(self, first: L, second: L) -> float:
+        """How much two models' answers to one text differ: 0 (not at all) to 1 (nothing in common).
+
+        Unless overridden, one minus the share of items in common (Dice 1945, Ecology): of tags the share of words that
+        differ, of spans one minus F1; without items, 0 if the labels are equal and 1 if not.
+        """
+        one, two = self.items(first), self.items(second)
+        if not one and not two:
+            return float(first != second)
+        return 1 - 2 * len(one & two) / (len(one) + len(two))
+
     def agrees(self, before: L, after: L, alignment: Sequence[int | None]) -> bool | None:
         """Whether an answer to an edited text says the same as the answer to the original (behavioural checks).
 

@@ -132,6 +132,12 @@ class ExtractiveQA(Kind[Answers]):
         """Whether the answer is one of the references, as SQuAD's exact match compares them."""
         return metrics.squad([gold], [item])["exact_match"] == 1.0  # type: ignore[list-item]
 
+    def difference(self, first: Answers, second: Answers) -> float:
+        """One minus token F1."""
+        if not first or not second:
+            return float(bool(first) != bool(second))
+        return 1 - metrics.token_f1(first[0].text, second[0].text)
+
     def agrees(self, before: Answers, after: Answers, alignment: Sequence[int | None]) -> bool:
         """The same text, as SQuAD compares texts; any of several references will do."""
         return metrics.squad([before], [after])["exact_match"] == 1

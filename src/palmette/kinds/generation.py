@@ -92,6 +92,10 @@ class Generation(Kind[References]):
         pairs = zip(gold, predicted, strict=True)
         return sums.means([_example_scores(references, _first(found))[self.metric] for references, found in pairs])
 
+    def difference(self, first: References, second: References) -> float:
+        """One minus token F1."""
+        return 0.0 if first == second else 1 - metrics.token_f1(_first(first), _first(second))
+
     def agrees(self, before: References, after: References, alignment: Sequence[int | None]) -> bool:
         """More than half of the words in common (token F1): how a text is put may change with its input."""
         return max(metrics.token_f1(wanted, _first(after)) for wanted in before or ("",)) > 0.5

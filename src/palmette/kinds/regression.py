@@ -114,6 +114,13 @@ class Regression(Kind[float]):
             for wanted, found in zip(gold, predicted, strict=True)
         ]
 
+    def difference(self, first: float, second: float) -> float:
+        """In standard deviations of the training labels, at most 1; less than a tenth of one is none."""
+        if math.isnan(first) or math.isnan(second):
+            return float(math.isnan(first) != math.isnan(second))
+        apart = abs(first - second) / float(self.state["deviation"])
+        return min(1.0, apart) if apart >= 0.1 else 0.0
+
     def agrees(self, before: float, after: float, alignment: Sequence[int | None]) -> bool:
         """At most a quarter of a standard deviation of the training labels apart."""
         return abs(before - after) <= 0.25 * float(self.state["deviation"])

@@ -26,9 +26,11 @@ from palmette.serving.middleware import Around
 from palmette.serving.openapi import describe, errors
 from palmette.serving.pages import file_response
 from palmette.serving.refusal import RefusedError
+from palmette.serving.release_api import add_releases
 from palmette.serving.service import Service
 from palmette.serving.waiting import Waiting
 
+_USER = "X-Palmette-User"  # keeps a user with one of two versions
 _GONE = Response(status_code=499)  # goes nowhere but into the log: the client has left
 
 
@@ -52,7 +54,7 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.batcher.close)
+        await asyncio.to_thread(service.close)
 
     app = FastAPI(
         title="Palmette",
@@ -69,7 +71,7 @@ def create_app(service: Service) -> FastAPI:
             CORSMiddleware,
             allow_origins=service.settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id", _USER],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     app.add_middleware(Around, service=service)  # the outermost, so last
@@ -79,6 +81,8 @@ def create_app(service: Service) -> FastAPI:
     _add_looking(app, service)
     _add_watching(app, service)
     _add_operating(app, service)
+    if service.releases is not None:
+        add_releases(app, service, _authorise, _body)
     if service.reviews is not None:
         from palmette.serving.review_api import add_review
 
@@ -156,12 +160,20 @@ async def _accept(request: Request, service: Service) -> tuple[Job, Waiting]:
     with _refusing_when_full():
         service.batcher.check_room()  # what is refused anyway need not be read
     body = await _body(request, service)
-    model = service.model
-    inputs, tasks, explain = bodies.read_request(body, model, service.settings)
     identity = request.state.request_id
+    roster, key = service.roster, request.headers.get(_USER) or identity
+    model = roster.choose(key)
+    try:
+        inputs, tasks, explain = bodies.read_request(body, model, service.settings)
+    except RefusedError:
+        if model is roster.live:
+            raise
+        # A candidate that lacks a task must not be what callers see of it.
+        model = roster.live
+        inputs, tasks, explain = bodies.read_request(body, model, service.settings)
     request.state.log.update(texts=len(inputs), tasks=tasks)
     waiting = Waiting(request, service.settings.request_timeout)
-    job = Job(model, inputs, tasks, waiting.notify, explain=explain, request_id=identity)
+    job = Job(model, inputs, tasks, waiting.notify, explain=explain, request_id=identity, key=key)
     try:
         with _refusing_when_full():
             service.batcher.submit(job)
@@ -180,12 +192,62 @@ def _refusing_when_full() -> Iterator[None]:
         raise RefusedError(429, "queue_full", message, headers={"Retry-After": str(full.seconds)}) from full
 
 
+async def _first(job: Job, waiting: Waiting, service: Service, ready: Callable[[Job], bool]) -> Job:
+    """Wait until a job is ready, or failed, or the client has gone.
+
+    What the candidate fails at, before anything was sent, the live version answers: a trial costs no caller an answer.
+
+    Returns:
+        The job, or the one that took its place.
+
+    Raises:
+        RefusedError: 504, not in time.
+    """
+    live = service.model
+    try:
+        await waiting.until(lambda: ready(job))
+        if job.error is not None and job.model is not live:
+            _count_failure(job, service)
+            job = Job(
+                live,
+                job.inputs,
+                job.tasks,
+                waiting.notify,
+                explain=job.explain,
+                request_id=job.request_id,
+                key=job.key,
+            )
+            try:
+                service.batcher.submit(job)
+            except QueueFullError as full:
+                raise _failed() from full
+            await waiting.until(lambda: ready(job))
+            service.metrics.rescued.inc(job.error is None)
+    except BaseException as error:
+        service.batcher.cancel(job)
+        if isinstance(error, RefusedError) and error.status == HTTPStatus.GATEWAY_TIMEOUT:
+            _count_failure(job, service)
+        raise
+    if job.error is not None:
+        _count_failure(job, service)
+        raise _failed()
+    return job
+
+
+def _count_failure(job: Job, service: Service) -> None:
+    if service.follower is not None:
+        service.follower.failed(job.model)
+
+
 def _ready(job: Job, number: int) -> bool:
     return job.answers[number] is not None or job.error is not None
 
 
 def _account(request: Request, job: Job, service: Service) -> None:
     """An answered request, in the metrics."""
+    service.metrics.version_texts.labels(job.model.digest[:12]).inc(len(job.inputs))
+    if service.follower is not None:
+        service.follower.answered(job.model, (job.finished or time.monotonic()) - job.submitted)
     service.metrics.answered(job.tasks or list(job.model.kinds), time.monotonic() - request.state.begun)
 
 
@@ -210,12 +272,10 @@ def _add_answering(app: FastAPI, service: Service) -> None:
         except ClientDisconnect:
             return _GONE
         try:
-            await waiting.until(lambda: job.done)
+            job = await _first(job, waiting, service, lambda job: job.done)
         finally:
             waiting.end()
             service.batcher.cancel(job)  # no effect on one that is done
-        if job.error is not None:
-            raise _failed()
         if not job.done:
             return _GONE
         _account(request, job, service)
@@ -241,14 +301,9 @@ def _add_answering(app: FastAPI, service: Service) -> None:
         except ClientDisconnect:
             return _GONE
         try:
-            await waiting.until(partial(_ready, job, 0))
-        except BaseException:
-            service.batcher.cancel(job)
-            raise
+            job = await _first(job, waiting, service, lambda job: _ready(job, 0))
         finally:
             waiting.end()  # the response watches the client itself
-        if job.error is not None:
-            raise _failed()
         if waiting.gone:
             service.batcher.cancel(job)
             return _GONE
@@ -270,6 +325,7 @@ async def _lines(request: Request, job: Job, waiting: Waiting, service: Service)
                 raise _failed()
             await waiting.until(partial(_ready, job, sent))
         except RefusedError as refusal:
+            _count_failure(job, service)
             service.metrics.rejected.labels(refusal.code).inc()
             request.state.log["code"] = refusal.code
             yield refusal.body(request.state.request_id) + b"\n"

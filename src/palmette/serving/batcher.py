@@ -59,6 +59,7 @@ class Job:
         notify: called from a worker's thread whenever answers have been added, or the error.
         explain: say which words carried the answers.
         request_id: for the log.
+        key: what the request is told apart by where models share the traffic; by default its id.
 
     Attributes:
         answers: rendered JSON of each text, as they become ready.
@@ -74,12 +75,14 @@ class Job:
         *,
         explain: bool = False,
         request_id: str = "",
+        key: str = "",
     ) -> None:
         self.model = model
         self.inputs = inputs
         self.tasks = tasks
         self.notify = notify
         self.request_id = request_id
+        self.key = key or request_id
         self.explain = explain
         # An explanation computes a text once more without each of its words.
         self.costs = [cost(given) * (1 + explain * min(cost(given), MOST)) for given in inputs]
@@ -352,7 +355,7 @@ class Batcher:
             else:
                 rendered.append(predictor.render(example, predictions))
         seen = [
-            Answered(job.model, job.request_id, number, example, predictions, reading)
+            Answered(job.model, job.request_id, number, example, predictions, job.key, reading)
             for (job, number), example, predictions, reading in zip(batch, examples, found, readings, strict=True)
         ]
         return [_dump(answer) for answer in rendered], seen

@@ -183,6 +183,67 @@ class WatchResponse(BaseModel):
     unwatched: list[str] = Field(description="Tasks without a reference: too few labelled texts on dev.")
 
 
+class RoleChange(Body):
+    """What is said of a change of roles. There is no path in it: bundles are named on the machine that has them."""
+
+    digest: str | None = Field(
+        None,
+        min_length=6,
+        max_length=64,
+        pattern="^[0-9a-f]+$",
+        description="promote: only if this is the candidate. rollback: make this registered version live.",
+    )
+    why: str = Field("", max_length=500, description="Kept in the log.")
+
+
+class Roles(BaseModel):
+    """Which version has which role."""
+
+    number: int = Field(description="Of the entry of the log that made it so.")
+    live: str | None
+    previous: str | None
+    candidate: str | None
+    mode: str | None = Field(description="shadow or canary.")
+    share: float = Field(description="Of the traffic that meets the candidate.")
+
+
+class ReleaseVersion(BaseModel):
+    """A registered version."""
+
+    digest: str
+    tasks: dict[str, str] = Field(description="Task and kind.")
+    precision: str
+    registered: str
+    by: str
+    source: str | None
+
+
+class ReleaseEntry(BaseModel):
+    """A line of the log."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    number: int
+    at: str
+    who: str
+    action: str
+    origin: str | None = Field(alias="from")
+    target: str | None = Field(alias="to")
+    why: str
+    state: Roles
+    hash: str = Field(description="SHA-256 over the entry and the hash of the one before.")
+
+
+class ReleasesResponse(BaseModel):
+    """Roles, versions and the latest entries of the log."""
+
+    state: Roles
+    served: dict[str, str] = Field(description="Role and digest of what this server has loaded.")
+    versions: list[ReleaseVersion]
+    log: list[ReleaseEntry] = Field(description="The latest 100, the oldest first.")
+    trial: Json | None = Field(description="What this server counted of the candidate in the current window.")
+
+
 class Status(BaseModel):
     """ok, or what else."""
 

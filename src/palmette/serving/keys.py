@@ -59,6 +59,12 @@ class Keys:
             raise ConfigError(f"keys: {path}: has no key; make one with `palmette keys new`, or leave the file out")
         return cls(tuple(hashes))
 
+    def who(self, authorization: str | None) -> str:
+        """Whose request it is, for a log: the key by the beginning of its hash."""
+        if not self.hashes:
+            return "a caller without a key"
+        return f"key {hash_key((authorization or '').partition(' ')[2].strip())[:12]}"
+
     def allow(self, authorization: str | None) -> bool:
         """Whether an `Authorization` header carries one of the keys."""
         if not self.hashes:

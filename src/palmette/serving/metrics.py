@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isnan
 from statistics import fmean
 
@@ -98,6 +98,61 @@ class Metrics:
             registry=registry,
         )
         self.reloads = Counter("palmette_reloads", "Reloads of the model.", ["result"], registry=registry)
+
+        self._add_versions(registry)
+
+    def _add_versions(self, registry: CollectorRegistry) -> None:
+        """What tells versions side by side apart; a version is the first 12 digits of its digest."""
+        self.version_latency = Histogram(
+            "palmette_version_latency_seconds",
+            "From a request's acceptance to its last answer.",
+            ["version"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.version_failed = Counter(
+            "palmette_version_failed_requests",
+            "Requests that a version could not answer, or not in time.",
+            ["version"],
+            registry=registry,
+        )
+        self.version_texts = Counter(
+            "palmette_version_texts", "Texts that a version answered callers.", ["version"], registry=registry
+        )
+        self.roles = Gauge(
+            "palmette_version_role", "1: the version has the role.", ["version", "role"], registry=registry
+        )
+        self.share = Gauge("palmette_candidate_share", "Of the traffic that meets the candidate.", registry=registry)
+        self.taken_back = Counter(
+            "palmette_candidates_taken_back", "Candidates that this server took back.", ["rule"], registry=registry
+        )
+        self.rescued = Counter(
+            "palmette_rescued_requests",
+            "Requests that the candidate failed at and the live version answered.",
+            registry=registry,
+        )
+        self.compared_texts = Counter(
+            "palmette_compared_texts", "Texts that both versions answered.", ["task"], registry=registry
+        )
+        self.differing_texts = Counter(
+            "palmette_differing_texts", "Those whose answers differ.", ["task"], registry=registry
+        )
+        self.difference = Counter(
+            "palmette_difference", "Sum of how much they differ, each from 0 to 1.", ["task"], registry=registry
+        )
+        self.uncompared = Counter(
+            "palmette_uncompared_texts", "Texts that the comparison was too slow for.", registry=registry
+        )
+        self.store_errors = Counter(
+            "palmette_store_errors", "Looks at the store, or attempts to follow it, that failed.", registry=registry
+        )
+
+    def show_roles(self, roles: Mapping[str, str], share: float) -> None:
+        """{role: digest}, and the candidate's share."""
+        self.roles.clear()
+        for role, digest in roles.items():
+            self.roles.labels(digest[:12], role).set(1)
+        self.share.set(share)
 
     def watch_queue(self, requests: Callable[[], float], tokens: Callable[[], float]) -> None:
         """Ask for the queue's length when somebody reads it, instead of writing it down at each change."""

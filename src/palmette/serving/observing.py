@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from prometheus_client import Counter
+
 from palmette.predictor import Reading
 from palmette.serving.logs import log
 from palmette.serving.metrics import Metrics
@@ -26,6 +28,7 @@ class Answered:
         number: the text's place in the request, from 0.
         example: the text, with its words.
         predictions: {task: answer}, of the tasks that were asked for.
+        key: what the request is told apart by where models share the traffic: the user it names, or its id.
         reading: what they were decoded from, with the text's mean vector, where an observer reads that.
     """
 
@@ -34,6 +37,7 @@ class Answered:
     number: int
     example: Example
     predictions: Mapping[str, Prediction]
+    key: str = ""
     reading: Reading | None = None
 
 
@@ -57,6 +61,7 @@ class Gallery:
         metrics: what to count with.
         texts: that may wait.
         reads: whether an observer wants the readings of what a model answers; no by default.
+        unseen: counts what was not looked at; by default the server's own counter.
     """
 
     def __init__(
@@ -66,10 +71,12 @@ class Gallery:
         *,
         texts: int = 20_000,
         reads: Callable[[Served], bool] = lambda _: False,
+        unseen: Counter | None = None,
     ) -> None:
         self.observers = tuple(observers)
         self.reads = reads
         self._metrics = metrics
+        self._unseen = unseen or metrics.unobserved
         self._most = texts
         self._waiting = 0
         self._changed = threading.Lock()
@@ -88,7 +95,7 @@ class Gallery:
         if seen:
             self._queue.put(answers)
         else:
-            self._metrics.unobserved.inc(len(answers))
+            self._unseen.inc(len(answers))
 
     def close(self) -> None:
         """Show what waits, then end."""

@@ -27,6 +27,8 @@ def describe(app: FastAPI, service: Service) -> dict[str, Any]:
     components = document.setdefault("components", {})
     _, request = models_json_schema([(bodies.PredictRequest, "validation")], ref_template=_REFS)
     components["schemas"] |= _limit(request["$defs"], service)
+    if service.releases is not None:
+        _describe_role_changes(document)
     for path in ("/v1/predict", "/v1/stream"):
         content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         content["schema"] = {"$ref": "#/components/schemas/PredictRequest"}
@@ -39,6 +41,15 @@ def describe(app: FastAPI, service: Service) -> dict[str, Any]:
             for operation in operations.values():
                 operation["security"] = [] if path in _OPEN else [{"key": []}]
     return document
+
+
+def _describe_role_changes(document: dict[str, Any]) -> None:
+    """The bodies that are read by hand."""
+    _, change = models_json_schema([(bodies.RoleChange, "validation")], ref_template=_REFS)
+    document["components"]["schemas"] |= change["$defs"]
+    for path in ("/v1/admin/promote", "/v1/admin/rollback"):
+        content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        content["schema"] = {"$ref": "#/components/schemas/RoleChange"}
 
 
 def _limit(schemas: dict[str, Any], service: Service) -> dict[str, Any]:

@@ -84,12 +84,12 @@ class _Server(uvicorn.Server):
             logs.log("reload by signal not done", level=logging.WARNING, code=refusal.code)
 
 
-def serve(load: Callable[[Path], Answerer], path: Path, settings: ServerSettings) -> None:
+def serve(load: Callable[[Path], Answerer], path: Path | None, settings: ServerSettings) -> None:
     """Serve a model until a signal ends it.
 
     Args:
         load: path -> answerer.
-        path: of the model.
+        path: of the model; None: what is live in the store.
         settings: of the operator.
 
     Raises:

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from palmette.config import Settings
 from palmette.errors import ConfigError
+from palmette.operate.releases.rules import RolloutRules
 
 
 class ReviewSettings(Settings):
@@ -70,6 +71,13 @@ class ServerSettings(Settings):
         None, description="What the server remembers: an SQLite file, or the URL of a database; none: nothing."
     )
     review: ReviewSettings = Field(ReviewSettings(), description="Which answers people check.")
+    compared_texts: int = Field(
+        2000, ge=1, description="Texts that may wait to be answered by the candidate as well; more are left out."
+    )
+    keep_previous: bool = Field(
+        True, description="What was live before a promotion stays in memory, so that a rollback takes no time."
+    )
+    rollout: RolloutRules = Field(RolloutRules(), description="When a candidate is taken back (docs/releases.md).")
     log_text: bool = Field(False, description="Texts of callers may stand in the log.")
 
     @classmethod
