@@ -17,7 +17,7 @@ from typing import Any
 from palmette.errors import BundleError
 
 FORMAT = 1
-MANIFEST, GRAPH, TOKENIZER, WORDS, TASKS, CONFIG, CARD, PARITY, CALIBRATION, CLAIMS, DIAGRAM = (
+MANIFEST, GRAPH, TOKENIZER, WORDS, TASKS, CONFIG, CARD, PARITY, CALIBRATION, CLAIMS, DIAGRAM, PROFILE = (
     "manifest.json",
     "model.onnx",
     "tokenizer.json",
@@ -29,6 +29,7 @@ MANIFEST, GRAPH, TOKENIZER, WORDS, TASKS, CONFIG, CARD, PARITY, CALIBRATION, CLA
     "calibration.json",
     "claims.npz",
     "calibration.svg",
+    "profile.json",
 )
 
 

@@ -80,6 +80,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _refuse_route)
     _add_answering(app, service)
     _add_looking(app, service)
+    _add_watching(app, service)
     _add_operating(app, service)
     if service.releases is not None:
         add_releases(app, service, _authorise, _body)
@@ -368,6 +369,16 @@ def _add_looking(app: FastAPI, service: Service) -> None:
         _authorise(request, service)
         found = service.model
         return JSONResponse({"manifest": found.manifest, "digest": found.digest, "card": found.card})
+
+
+def _add_watching(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/watch", response_model=bodies.WatchResponse, responses=errors(401, 404), operation_id="watch")
+    async def watch(request: Request) -> Any:
+        """What is asked and answered now, against what the model was measured on: alarms, trends, accuracy."""
+        _authorise(request, service)
+        if service.watcher is None:
+            raise RefusedError(404, "not_watched", "this server does not watch: start it with --set watch=true")
+        return JSONResponse(await asyncio.to_thread(service.watcher.state, service.model))
 
 
 def _add_operating(app: FastAPI, service: Service) -> None:
