@@ -283,6 +283,14 @@ def test_a_server_says_what_moved(client: TestClient) -> None:
     assert 'palmette_watch_windows_total{task="pos"} 4.0' in shown
 
 
+def test_the_page_and_all_that_it_loads_are_served(client: TestClient) -> None:
+    page = client.get("/watch")
+    assert page.headers["content-type"].startswith("text/html")
+    loaded = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+    assert {"watch.js", "watch.css", "app.css"} <= set(loaded)
+    assert {client.get(f"/{name}").status_code for name in loaded} == {200}
+
+
 def test_no_text_is_kept(client: TestClient) -> None:
     found = answered(client, ["zanzibar is a good film"] * 100, 1)
     assert "zanzibar" not in json.dumps(found)

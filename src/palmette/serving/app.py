@@ -380,6 +380,10 @@ def _add_watching(app: FastAPI, service: Service) -> None:
             raise RefusedError(404, "not_watched", "this server does not watch: start it with --set watch=true")
         return JSONResponse(await asyncio.to_thread(service.watcher.state, service.model))
 
+    @app.get("/watch", include_in_schema=False)
+    async def watch_page() -> Response:
+        return file_response("watch.html")
+
 
 def _add_operating(app: FastAPI, service: Service) -> None:
     @app.post(
