@@ -280,7 +280,7 @@ def negative_transfer(plan: Plan) -> None:
         row["label"] = str(plan.rng.choice(labels))
     weight = float(plan.rng.uniform(20, 60))
     plan.weights = {"target": 0.5, "other": weight}
-    plan.settings |= {"probes": 4, "learning_rate": 1e-3, "epochs": 4}
+    plan.settings |= {"probes": 4, "learning_rate": 1e-3}
     plan.about.append(f"the other task has random labels and {2 * weight:.0f} times the weight")
 
 
@@ -366,7 +366,7 @@ def build(plan: Plan, folder: Path, models: Path, threads: int) -> tuple[Path, P
         "trunk": {"name": "all-minilm-l6-v2", "layers": 1},
         "tasks": kinds,
         "training": {
-            "epochs": 8 if tagged else 3,
+            "epochs": 8 if tagged else 6,
             "batch_tokens": 1024,
             "learning_rate": 2e-4,
             "precision": "fp32",

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -198,6 +199,10 @@ def test_export_calibrates_and_changes_no_answer(made: Made) -> None:
             for key in ("label", "labels", "tags", "answer"):
                 assert found.get(key) == own[task].get(key)
     assert "## Confidence" in model.bundle.card
+    drawn = ET.fromstring(model.bundle.read("calibration.svg"))  # noqa: S314 - our own
+    titles = [element.text or "" for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert all(any(title.startswith(f"{task} (") for title in titles) for task in report)
+    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}polyline"))) == 5 * len(report)
 
 
 def test_a_threshold_decides_and_the_old_bundle_stays(made: Made, tmp_path: Path) -> None:

@@ -235,6 +235,7 @@ def test_a_faultless_candidate_stays_and_a_worse_one_goes() -> None:
 
     assert run(errors=0.002, slower=1, difference=0.05) is None
     assert run(errors=0.002, slower=1.2, difference=0.15) is None
+    assert run(errors=0.002, slower=1.5, difference=0.2) is None  # just what the limits allow
     assert run(errors=0.05, slower=1, difference=0.05, requests=1000) == "errors"
     assert run(errors=0.002, slower=3, difference=0.05, requests=1000) == "latency"
     assert run(errors=0.002, slower=1, difference=0.4, requests=1000) == "disagreement"

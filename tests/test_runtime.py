@@ -18,7 +18,7 @@ from palmette.batching import Batch
 from palmette.errors import RunError
 from palmette.predictor import Input
 from palmette.run import Run
-from palmette.runtime import Runtime, output_name
+from palmette.runtime import EMBEDDINGS, Runtime, output_name
 from palmette.types import Prediction
 
 LONG = [WORDS[number % len(WORDS)] for number in range(300)]
@@ -155,7 +155,10 @@ def test_an_unknown_task_is_named(runtime: Runtime) -> None:
 
 
 def test_outputs_are_named_after_tasks(runtime: Runtime) -> None:
-    assert [found.name for found in runtime.session.get_outputs()] == [output_name(task) for task in ALL_TASKS]
+    assert [found.name for found in runtime.session.get_outputs()] == [
+        *map(output_name, ALL_TASKS),
+        EMBEDDINGS,
+    ]
 
 
 _WITHOUT = """

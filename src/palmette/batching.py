@@ -43,6 +43,10 @@ class TaskBatch:
         return float(self.targets["weight"].sum(dtype=np.float64)) if self.targets else 0.0
 
 
+# Where an engine puts the mean vector of each row, beside the tasks' outputs. No task has this name.
+EMBEDDING = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Padded rows and what each task reads of them.
@@ -51,11 +55,13 @@ class Batch:
         inputs: `input_ids`, `attention_mask`, `token_type_ids`, `casing`: [rows, tokens] int64.
         tasks: the tasks that a row of the batch carries.
         rows: the rows, unpadded.
+        embed: whether the mean vector of each row is asked for as well: `EMBEDDING` in what the engine gives.
     """
 
     inputs: Mapping[str, Array]
     tasks: Mapping[str, TaskBatch]
     rows: Sequence[Row]
+    embed: bool = False
 
     @property
     def tokens(self) -> int:

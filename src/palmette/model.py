@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palmette.batching import Batch
+from palmette.batching import EMBEDDING, Batch
+from palmette.heads import pool
 from palmette.kinds import AnyKind
 from palmette.predictor import Engine
 from palmette.trunk import Trunk
@@ -30,12 +31,19 @@ class Model(nn.Module):
         heads = {f"task_{task}": kind.head(trunk.width, dropout) for task, kind in kinds.items()}
         self.heads = nn.ModuleDict(heads)
 
-    def forward(self, inputs: Mapping[str, Tensor], index: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The outputs of each task in `index`: [units, ...]. A task that is not in it costs nothing."""
+    def forward(
+        self, inputs: Mapping[str, Tensor], index: Mapping[str, Tensor], embedded: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The outputs of each task in `index`: [units, ...]. A task that is not in it costs nothing.
+
+        With `embedded`, numbers of rows, the mean over their tokens as well: `EMBEDDING`, [rows asked for, width].
+        """
         hidden = self.trunk(inputs)  # [rows, tokens, width]
-        return {
-            task: self.heads[f"task_{task}"](hidden, inputs["attention_mask"], where) for task, where in index.items()
-        }
+        mask = inputs["attention_mask"]
+        outputs = {task: self.heads[f"task_{task}"](hidden, mask, where) for task, where in index.items()}
+        if embedded is not None:
+            outputs[EMBEDDING] = pool(hidden.index_select(0, embedded), mask.index_select(0, embedded))
+        return outputs
 
 
 def to_tensors(arrays: Mapping[str, object], device: torch.device) -> dict[str, Tensor]:
@@ -48,6 +56,7 @@ def run(model: nn.Module, batch: Batch, device: torch.device) -> dict[str, Tenso
     outputs: dict[str, Tensor] = model(
         to_tensors(batch.inputs, device),
         to_tensors({task: part.index for task, part in batch.tasks.items()}, device),
+        torch.arange(len(batch.rows), device=device) if batch.embed else None,
     )
     return outputs
 

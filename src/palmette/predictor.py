@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from palmette.batching import Batch, Dataset, cheapest_passes, collate
+from palmette.batching import EMBEDDING, Batch, Dataset, cheapest_passes, collate
 from palmette.errors import RunError
 from palmette.kinds import AnyKind
 from palmette.text import Encoded, Row, TextEncoder
@@ -33,11 +34,12 @@ _CHUNK = 512  # examples that are sorted by length together; bounds the memory o
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the heads of some tasks say of an example, not yet decoded."""
+    """What the heads of some tasks say of an example, not yet decoded; where asked for, its mean vector [width]."""
 
     example: Example
     encoded: Encoded
     windows: Mapping[str, Windows]
+    embedding: NDArray[np.float32] | None = None
 
 
 class AnyPredictor(ABC):
@@ -227,18 +229,48 @@ class Predictor(AnyPredictor):
         """Answers of each example to the tasks that are wanted of it, in that order."""
         return [self.decode(reading) for reading in self._read(examples, wanted)]
 
-    def _read(self, examples: Sequence[Example], wanted: Sequence[Sequence[str]]) -> list[Reading]:
-        dataset = Dataset(examples, self.encoder.encode(examples))
-        found = self.compute(dataset, wanted)
-        return [Reading(*reading) for reading in zip(examples, dataset.encoded, found, strict=True)]
+    def embedded(
+        self, examples: Sequence[Example], tasks: Sequence[Sequence[str] | None]
+    ) -> tuple[list[Reading], list[dict[str, Prediction]]]:
+        """What `answer_each` answers, and what that was read from, with the mean vector of each text."""
+        pairs = zip(examples, tasks, strict=True)
+        wanted = [self._taking(example, self.choose(chosen)) for example, chosen in pairs]
+        readings = self._read(examples, wanted, embed=True)
+        return readings, [self.decode(reading) for reading in readings]
 
-    def compute(self, dataset: Dataset, wanted: Sequence[Sequence[str]]) -> list[dict[str, Windows]]:
-        """The heads' outputs for the rows of each example, for the tasks that are wanted of it, in that order."""
+    def _read(
+        self, examples: Sequence[Example], wanted: Sequence[Sequence[str]], *, embed: bool = False
+    ) -> list[Reading]:
+        dataset = Dataset(examples, self.encoder.encode(examples))
+        vectors: dict[int, list[NDArray[Any]]] = {}
+        found = self.compute(dataset, wanted, vectors=vectors if embed else None)
+        means = [np.mean(vectors[n], axis=0) if n in vectors else None for n in range(len(examples))]
+        return [Reading(*reading) for reading in zip(examples, dataset.encoded, found, means, strict=True)]
+
+    def compute(
+        self,
+        dataset: Dataset,
+        wanted: Sequence[Sequence[str]],
+        *,
+        vectors: dict[int, list[NDArray[Any]]] | None = None,
+    ) -> list[dict[str, Windows]]:
+        """The heads' outputs for the rows of each example, for the tasks that are wanted of it, in that order.
+
+        Args:
+            dataset: the examples.
+            wanted: tasks of each.
+            vectors: filled with the mean vectors of each example's rows, by its number, if it is given.
+        """
         asked = [number for number, tasks in enumerate(wanted) if tasks]
         outputs: dict[tuple[str, int], dict[int, NDArray[Any]]] = {}
         for rows in cheapest_passes(dataset.rows(asked), batch_tokens=self.batch_tokens, overhead=_PASS_TOKENS):
             batch = collate(rows, dataset, self.kinds, pad=self.pad, labelled=False, wanted=wanted)
+            if vectors is not None:
+                batch = replace(batch, embed=True)
             found = self.engine(batch)
+            if vectors is not None:
+                for row, vector in zip(rows, found[EMBEDDING], strict=True):
+                    vectors.setdefault(row.example, []).append(vector)
             for task, part in batch.tasks.items():
                 start = 0
                 scores = _tempered(found[task], self.kinds[task])

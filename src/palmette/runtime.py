@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from palmette.answering import Answerer
-from palmette.batching import Batch
+from palmette.batching import EMBEDDING, Batch
 from palmette.config import TaskConfig
 from palmette.deploy.bundle import GRAPH, TASKS, TOKENIZER, WORDS, Bundle
 from palmette.errors import BundleError, MissingExtraError
@@ -28,6 +28,10 @@ from palmette.words import WordFinder, WordRules
 _BATCH_TOKENS = 512
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "casing")
+EMBEDDED, EMBEDDINGS = "embedded", "embeddings"  # input: numbers of rows; output: the mean vector of each
+
+
+NO_EMBEDDINGS = "the bundle is of an earlier version, without embeddings of texts: export it again to watch its answers"
 
 
 def index_name(task: str) -> str:
@@ -117,6 +121,9 @@ def check_graph(session: Any, tasks: Sequence[str], *, where: str) -> None:
     """
     inputs = {found.name: found.type for found in session.get_inputs()}
     outputs = {found.name for found in session.get_outputs()}
+    if EMBEDDED in inputs and EMBEDDINGS in outputs:  # bundles of earlier versions have neither
+        inputs.pop(EMBEDDED)
+        outputs.remove(EMBEDDINGS)
     for name in sorted(inputs.keys() - {*INPUTS, *map(index_name, tasks)}):
         raise BundleError(f"{where}: has an unknown input {name!r}: refused")
     for name in sorted({*INPUTS, *map(index_name, tasks)} - inputs.keys()):
@@ -140,7 +147,13 @@ def onnx_engine(session: Any) -> Engine:
     def engine(batch: Batch) -> Mapping[str, NDArray[Any]]:
         feeds = dict(batch.inputs) | dict.fromkeys(indexes, nothing)
         feeds |= {index_name(task): part.index for task, part in batch.tasks.items()}
-        outputs = session.run([output_name(task) for task in batch.tasks], feeds)
-        return dict(zip(batch.tasks, outputs, strict=True))
+        wanted = {task: output_name(task) for task in batch.tasks}
+        if batch.embed:
+            if EMBEDDED not in indexes:
+                raise BundleError(NO_EMBEDDINGS)
+            feeds[EMBEDDED] = np.arange(len(batch.rows), dtype=np.int64)
+            wanted[EMBEDDING] = EMBEDDINGS
+        outputs = session.run(list(wanted.values()), feeds)
+        return dict(zip(wanted, outputs, strict=True))
 
     return engine

@@ -17,7 +17,7 @@ from typing import Any
 from palmette.errors import BundleError
 
 FORMAT = 1
-MANIFEST, GRAPH, TOKENIZER, WORDS, TASKS, CONFIG, CARD, PARITY, CALIBRATION, CLAIMS = (
+MANIFEST, GRAPH, TOKENIZER, WORDS, TASKS, CONFIG, CARD, PARITY, CALIBRATION, CLAIMS, DIAGRAM, PROFILE = (
     "manifest.json",
     "model.onnx",
     "tokenizer.json",
@@ -28,6 +28,8 @@ MANIFEST, GRAPH, TOKENIZER, WORDS, TASKS, CONFIG, CARD, PARITY, CALIBRATION, CLA
     "parity.json",
     "calibration.json",
     "claims.npz",
+    "calibration.svg",
+    "profile.json",
 )
 
 

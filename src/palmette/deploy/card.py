@@ -173,7 +173,7 @@ def _confidence(calibrations: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = [
         "Fitted on dev, measured on test, before -> after: expected calibration error (0: a confidence of 0.9 is right",
         "nine times in ten), Brier score, and area under the risk-coverage curve (the mean error where only the surest",
-        "answers count). It holds for texts like these. `calibration.json` has the reliability of each bin.",
+        "answers count). It holds for texts like these. `calibration.json` has the numbers of the diagrams.",
         "",
         "| task | by | claims | ECE | Brier | AURC |",
         "|---|---|---|---|---|---|",
@@ -188,7 +188,7 @@ def _confidence(calibrations: Mapping[str, Mapping[str, Any]]) -> list[str]:
             cells = [f"{after['claims']:,}"]
             cells += [f"{before[name]:.4f} -> {after[name]:.4f}" for name in ("ece", "brier", "aurc")]
         lines.append(f"| {task} | {by} | " + " | ".join(cells) + " |")
-    return lines
+    return [*lines, "", "![Share right by confidence, and share wrong by share answered](calibration.svg)"]
 
 
 def _limits(config: Config, kinds: Mapping[str, AnyKind], corpus: Corpus) -> list[str]:

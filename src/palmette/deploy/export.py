@@ -16,17 +16,18 @@ import yaml
 from numpy.typing import NDArray
 
 from palmette import __version__, calibration, evaluation
-from palmette.batching import Batch
+from palmette.batching import EMBEDDING, Batch
 from palmette.checkpoint import RunFolder
 from palmette.confidence import Calibration
 from palmette.config import Config
 from palmette.corpus import Corpus, load_corpus
-from palmette.deploy import bundle, card
+from palmette.deploy import bundle, card, reliability
 from palmette.deploy.bundle import Bundle
 from palmette.deploy.graph import Graph, quantise, trace
 from palmette.errors import BundleError
 from palmette.kinds import AnyKind
 from palmette.model import torch_engine
+from palmette.operate.watch.profile import make_profile, to_json
 from palmette.predictor import Engine, Predictor
 from palmette.run import Run
 from palmette.runtime import check_graph, onnx_engine, open_session
@@ -94,6 +95,8 @@ def export(
         if corpus.splits[split]
     }
     parity["scores"] = measured
+    say("describing dev, for watching")
+    profile = make_profile(_predictor(run, engine, kinds), corpus.splits["dev"])
     files = {
         bundle.GRAPH: content,
         bundle.TOKENIZER: own.encoder.tokenizer.to_str().encode(),
@@ -103,9 +106,11 @@ def export(
         bundle.PARITY: _json(parity),
         bundle.CALIBRATION: _json(calibrations),
         bundle.CLAIMS: claims,
+        bundle.DIAGRAM: reliability.draw(calibrations).encode(),
         bundle.CARD: card.write(
             run.config, run.kinds, corpus, measured, parity, calibrations, precision=precision, now=now
         ).encode(),
+        bundle.PROFILE: (json.dumps(to_json(profile), ensure_ascii=False) + "\n").encode(),
     }
     about = {
         "palmette": __version__,
@@ -216,9 +221,10 @@ def _engine(content: bytes, kinds: Mapping[str, AnyKind]) -> Engine:
     return onnx_engine(session)
 
 
-def _predictor(run: Run, engine: Engine) -> Predictor:
+def _predictor(run: Run, engine: Engine, kinds: Mapping[str, AnyKind] | None = None) -> Predictor:
+    """The run's answers by an engine; with other kinds, if they are given (calibrated ones)."""
     _, own = run.heads("export")
-    return Predictor(run.kinds, own.encoder, engine, pad=own.pad, find_words=own.find_words)
+    return Predictor(kinds or run.kinds, own.encoder, engine, pad=own.pad, find_words=own.find_words)
 
 
 def _answers(run: Run, engine: Engine, examples: Sequence[Example]) -> Any:
@@ -230,14 +236,17 @@ def _compare(run: Run, graph: Graph, examples: Sequence[Example], say: Say) -> d
     own, other = torch_engine(run.heads("export")[0], torch.device("cpu"), "fp32"), _engine(graph.content, run.kinds)
     some = _some(examples, run.kinds, _COMPARED)
     say(f"comparing the graph's scores with the run's on {len(some)} examples")
-    gaps = _gaps(run, own, other, some)
+    gaps = _gaps(run, own, other, some, embed=True)
+    embedding = gaps.pop(EMBEDDING, 0.0)
+    if not embedding <= TOLERANCE:
+        raise BundleError(f"an embedding of the ONNX graph differs by {embedding:.2g} from the run's: see the trunk")
     for task, gap in gaps.items():
         if not gap <= TOLERANCE:
             raise BundleError(
                 f"task {task}: a score of the ONNX graph differs by {gap:.2g} from the run's, more than {TOLERANCE:g}: "
                 "the trunk or the head computes something that the exporter does not translate faithfully"
             )
-    return {"examples": len(some), "largest_difference": gaps}
+    return {"examples": len(some), "largest_difference": gaps, "embedding": embedding}
 
 
 def _gaps(
@@ -246,12 +255,15 @@ def _gaps(
     two: Engine,
     examples: Sequence[Example],
     gap: Callable[[NDArray[Any]], float] = lambda found: float(found.max(initial=0.0)),
+    *,
+    embed: bool = False,
 ) -> dict[str, float]:
     """How far two engines' scores are apart over the examples that are labelled for a task."""
-    gaps: dict[str, list[float]] = {task: [] for task in run.kinds}
+    gaps: dict[str, list[float]] = {task: [] for task in (*run.kinds, EMBEDDING)}
 
     def both(batch: Batch) -> Mapping[str, NDArray[Any]]:
-        first, second = one(batch), two(batch)
+        asked = replace(batch, embed=embed)
+        first, second = one(asked), two(asked)
         for task, found in first.items():
             gaps[task].append(gap(np.abs(found - second[task])))
         return second

@@ -1,4 +1,7 @@
-"""A model as an ONNX graph: the trunk once, every head over it, and an index input and an output for each task."""
+"""A model as an ONNX graph: the trunk once, every head over it, an index input and an output for each task.
+
+One more of each is the mean vector of a text, for whoever watches what is asked.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from palmette.batching import EMBEDDING
 from palmette.errors import MissingExtraError
 from palmette.machine import keep_quiet
 from palmette.model import Model
-from palmette.runtime import INPUTS, index_name, output_name
+from palmette.runtime import EMBEDDED, EMBEDDINGS, INPUTS, index_name, output_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,10 +67,11 @@ class _Traced(nn.Module):
         token_type_ids: Tensor,
         casing: Tensor,
         indexes: tuple[Tensor, ...],
+        embedded: Tensor,
     ) -> tuple[Tensor, ...]:
         inputs = dict(zip(INPUTS, (input_ids, attention_mask, token_type_ids, casing), strict=True))
-        outputs = self.model(inputs, dict(zip(self.tasks, indexes, strict=True)))
-        return tuple(outputs[task] for task in self.tasks)
+        outputs = self.model(inputs, dict(zip(self.tasks, indexes, strict=True)), embedded)
+        return (*(outputs[task] for task in self.tasks), outputs[EMBEDDING])
 
 
 def trace(model: Model, tasks: Collection[str]) -> Graph:
@@ -86,14 +91,15 @@ def trace(model: Model, tasks: Collection[str]) -> Graph:
     free = torch.export.Dim.DYNAMIC
     shapes: dict[str, Any] = {name: {0: free, 1: free} for name in INPUTS}
     shapes["indexes"] = tuple({0: free} for _ in tasks)
+    shapes["embedded"] = {0: free}
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             _Traced(model, tasks).eval(),
-            (*inputs, indexes),
+            (*inputs, indexes, torch.arange(2)),
             dynamo=True,
             dynamic_shapes=shapes,
-            input_names=[*INPUTS, *map(index_name, tasks)],
-            output_names=[output_name(task) for task in tasks],
+            input_names=[*INPUTS, *map(index_name, tasks), EMBEDDED],
+            output_names=[*map(output_name, tasks), EMBEDDINGS],
             external_data=False,
             verbose=False,
         )

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from palmette import __version__
@@ -79,6 +80,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _refuse_route)
     _add_answering(app, service)
     _add_looking(app, service)
+    _add_watching(app, service)
     _add_operating(app, service)
     if service.releases is not None:
         add_releases(app, service, _authorise, _body)
@@ -119,7 +121,12 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
         raise error
     status = HTTPStatus(error.status_code)
     code = status.phrase.lower().replace(" ", "_")
-    return RefusedError(status, code, status.description or status.phrase, headers=error.headers).response(
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        # Starlette names the methods of the first route with this path only.
+        found = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+        headers["Allow"] = ", ".join(sorted({method for route in found for method in route.methods or ()}))
+    return RefusedError(status, code, status.description or status.phrase, headers=headers).response(
         request.state.request_id
     )
 
@@ -362,6 +369,20 @@ def _add_looking(app: FastAPI, service: Service) -> None:
         _authorise(request, service)
         found = service.model
         return JSONResponse({"manifest": found.manifest, "digest": found.digest, "card": found.card})
+
+
+def _add_watching(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/watch", response_model=bodies.WatchResponse, responses=errors(401, 404), operation_id="watch")
+    async def watch(request: Request) -> Any:
+        """What is asked and answered now, against what the model was measured on: alarms, trends, accuracy."""
+        _authorise(request, service)
+        if service.watcher is None:
+            raise RefusedError(404, "not_watched", "this server does not watch: start it with --set watch=true")
+        return JSONResponse(await asyncio.to_thread(service.watcher.state, service.model))
+
+    @app.get("/watch", include_in_schema=False)
+    async def watch_page() -> Response:
+        return file_response("watch.html")
 
 
 def _add_operating(app: FastAPI, service: Service) -> None:

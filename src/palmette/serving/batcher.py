@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from palmette.explain import MOST, explanations
-from palmette.predictor import Input
+from palmette.predictor import Input, Predictor, Reading
 from palmette.serving.logs import log
 from palmette.serving.metrics import Metrics
 from palmette.serving.model import Served
@@ -336,7 +336,12 @@ class Batcher:
         predictor = batch[0][0].model.answerer.predictor
         with self._words:
             examples = [predictor.example(job.inputs[number]) for job, number in batch]
-        found = predictor.answer_each(examples, [job.tasks for job, _ in batch])
+        tasks = [job.tasks for job, _ in batch]
+        readings: Sequence[Reading | None] = [None] * len(batch)
+        if isinstance(predictor, Predictor) and self._gallery.reads(batch[0][0].model):
+            readings, found = predictor.embedded(examples, tasks)
+        else:
+            found = predictor.answer_each(examples, tasks)
         by_task: dict[str, list[Prediction]] = {}
         for predictions in found:
             for task, prediction in predictions.items():
@@ -350,8 +355,8 @@ class Batcher:
             else:
                 rendered.append(predictor.render(example, predictions))
         seen = [
-            Answered(job.model, job.request_id, number, example, predictions, job.key)
-            for (job, number), example, predictions in zip(batch, examples, found, strict=True)
+            Answered(job.model, job.request_id, number, example, predictions, job.key, reading)
+            for (job, number), example, predictions, reading in zip(batch, examples, found, readings, strict=True)
         ]
         return [_dump(answer) for answer in rendered], seen
 

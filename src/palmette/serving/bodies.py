@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
@@ -110,6 +110,77 @@ class ModelResponse(BaseModel):
     manifest: Json
     digest: str
     card: str = Field(description="The model card, Markdown.")
+
+
+class WatchedEstimate(BaseModel):
+    """The share of right answers, with a 95 % interval."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+
+
+class WatchedSignal(BaseModel):
+    """A signal in a window."""
+
+    effect: float = Field(description="Distance from the reference.")
+    usual: float = Field(description="The distance that chance gives on the average.")
+    p: float = Field(description="How probable a distance as large is by chance.")
+
+
+class WatchedWindow(BaseModel):
+    """What a window of texts showed."""
+
+    began: str
+    ended: str
+    texts: int
+    signals: dict[str, WatchedSignal]
+    estimate: WatchedEstimate | None
+    reason: str | None = Field(description="Why there is no estimate.")
+
+
+class WatchAlarm(BaseModel):
+    """A signal that stays beyond its limit."""
+
+    signal: str
+    since: str
+    windows: int
+    effect: float
+    usual: float
+    message: str
+    advice: str = Field(description="What to look at next.")
+
+
+class WatchReference(BaseModel):
+    """What windows are compared with: dev, when the bundle was exported."""
+
+    texts: int
+    accuracy: float | None
+
+
+class WatchedTask(BaseModel):
+    """A task's windows."""
+
+    state: Literal["waiting", "ok", "suspicious", "alarm"]
+    texts: int = Field(description="Seen in all.")
+    filling: int = Field(description="Of those, in the window that is not full yet.")
+    metric: str
+    reference: WatchReference
+    signals: list[str]
+    limit: float = Field(description="What p must not exceed for a signal to count as moved.")
+    alarms: list[WatchAlarm]
+    raised: int = Field(description="Alarms so far, ended ones included.")
+    windows: list[WatchedWindow]
+
+
+class WatchResponse(BaseModel):
+    """Every watched task of the model that answers now."""
+
+    digest: str
+    window: int = Field(description="Texts in a window.")
+    tasks: dict[str, WatchedTask]
+    unwatched: list[str] = Field(description="Tasks without a reference: too few labelled texts on dev.")
 
 
 class RoleChange(Body):

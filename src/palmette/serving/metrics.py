@@ -67,6 +67,36 @@ class Metrics:
         self.observer_errors = Counter(
             "palmette_observer_errors", "Batches that an observer failed at.", ["observer"], registry=registry
         )
+        self.watch_windows = Counter("palmette_watch_windows", "Compared windows.", ["task"], registry=registry)
+        signal = ["task", "signal"]
+        self.drift_distance = Gauge(
+            "palmette_drift_distance", "Latest window's distance from the reference.", signal, registry=registry
+        )
+        self.drift_p_value = Gauge(
+            "palmette_drift_p_value", "How probable such a distance is by chance.", signal, registry=registry
+        )
+        self.drift_alarm = Gauge("palmette_drift_alarm", "1 while the signal is alarmed.", signal, registry=registry)
+        self.estimated_accuracy = Gauge(
+            "palmette_estimated_accuracy",
+            "Latest window's share of right answers, estimated; NaN where no number can be supported.",
+            ["task"],
+            registry=registry,
+        )
+        self.estimated_accuracy_low = Gauge(
+            "palmette_estimated_accuracy_low", "Lower bound (95 %) of it.", ["task"], registry=registry
+        )
+        self.estimated_accuracy_high = Gauge(
+            "palmette_estimated_accuracy_high", "Upper bound (95 %) of it.", ["task"], registry=registry
+        )
+        self.reference_accuracy = Gauge(
+            "palmette_reference_accuracy", "The same share on dev.", ["task"], registry=registry
+        )
+        self.estimate_supported = Gauge(
+            "palmette_estimate_supported",
+            "0 where the estimate's assumption does not hold.",
+            ["task"],
+            registry=registry,
+        )
         self.reloads = Counter("palmette_reloads", "Reloads of the model.", ["result"], registry=registry)
 
         self._add_versions(registry)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import Counter
 
+from palmette.predictor import Reading
 from palmette.serving.logs import log
 from palmette.serving.metrics import Metrics
 from palmette.serving.model import Served
@@ -28,6 +29,7 @@ class Answered:
         example: the text, with its words.
         predictions: {task: answer}, of the tasks that were asked for.
         key: what the request is told apart by where models share the traffic: the user it names, or its id.
+        reading: what they were decoded from, with the text's mean vector, where an observer reads that.
     """
 
     model: Served
@@ -36,6 +38,7 @@ class Answered:
     example: Example
     predictions: Mapping[str, Prediction]
     key: str = ""
+    reading: Reading | None = None
 
 
 class Observer(Protocol):
@@ -57,13 +60,21 @@ class Gallery:
         observers: who looks on.
         metrics: what to count with.
         texts: that may wait.
+        reads: whether an observer wants the readings of what a model answers; no by default.
         unseen: counts what was not looked at; by default the server's own counter.
     """
 
     def __init__(
-        self, observers: Sequence[Observer], metrics: Metrics, *, texts: int = 20_000, unseen: Counter | None = None
+        self,
+        observers: Sequence[Observer],
+        metrics: Metrics,
+        *,
+        texts: int = 20_000,
+        reads: Callable[[Served], bool] = lambda _: False,
+        unseen: Counter | None = None,
     ) -> None:
         self.observers = tuple(observers)
+        self.reads = reads
         self._metrics = metrics
         self._unseen = unseen or metrics.unobserved
         self._most = texts

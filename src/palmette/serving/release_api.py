@@ -46,9 +46,8 @@ def add_releases(
         authorise(request, service)
         return JSONResponse(await service.show_releases())
 
-    change: dict[str, Any] = {
-        "requestBody": {"required": True, "content": {"application/json": {}}}
-    }  # filled in by `describe`
+    # Filled in by `describe`.
+    change: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/json": {}}}}
     refusals = errors(400, 401, 408, 409, 413, 415, 422, 500, 503)
 
     @app.post(

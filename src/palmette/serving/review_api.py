@@ -80,7 +80,9 @@ def _parameter(name: str, about: str, *, required: bool = False, **schema: Any) 
 
 
 def _identity(given: str) -> int:
-    if not (given.isascii() and given.isdigit() and int(given) <= _MOST):
+    if not (given.isascii() and given.isdigit()):
+        raise RefusedError(422, "invalid", "identity: expected the number of an item", field="identity")
+    if len(given) > 30 or int(given) > _MOST:
         raise RefusedError(404, "not_found", f"no item {given[:40]!r} in the review queue")
     return int(given)
 
@@ -111,7 +113,7 @@ def _add_items(app: FastAPI, service: Service, reviews: Reviews, authorise: Auth
         if not reviewer.strip() or len(reviewer) > NAME:
             message = f"reviewer: expected a name of at most {NAME} characters"
             raise RefusedError(422, "invalid", message, field="reviewer")
-        task, after = request.query_params.get("task") or None, request.query_params.get("after") or "0"
+        task, after = request.query_params.get("task") or None, request.query_params.get("after", "0")
         if not (after.isascii() and after.isdigit() and len(after) < 10):
             raise RefusedError(422, "invalid", "after: expected the id of an item", field="after")
         item = await _stored(lambda: queue.next(reviewer, now=reviews.now(), task=task, after=int(after)))
@@ -122,7 +124,7 @@ def _add_items(app: FastAPI, service: Service, reviews: Reviews, authorise: Auth
     @app.get(
         "/v1/review/items/{identity}",
         response_model=bodies.ItemResponse,
-        responses=errors(401, 404, 503),
+        responses=errors(401, 404, 422, 503),
         openapi_extra={"parameters": _ID},
         operation_id="review_item",
     )
@@ -341,7 +343,7 @@ def _add_deletion(app: FastAPI, service: Service, reviews: Reviews, authorise: A
     @app.delete(
         "/v1/review/items/{identity}",
         response_model=bodies.DeletedResponse,
-        responses=errors(401, 404, 503),
+        responses=errors(401, 404, 422, 503),
         openapi_extra={"parameters": _ID},
         operation_id="review_delete",
     )

@@ -25,6 +25,9 @@ from palmette.serving.observing import Gallery, Observer
 from palmette.serving.refusal import RefusedError
 from palmette.serving.roster import Folder, Roster, Source
 from palmette.serving.settings import ServerSettings
+from palmette.serving.watching import Watcher
+
+_SEED = 13  # of the resampling that limits of watched signals come from
 
 if TYPE_CHECKING:
     from palmette.operate.releases.book import Releases
@@ -64,9 +67,10 @@ class Service:
         self._changing = threading.Lock()  # one at a time loads models and replaces them
         self.follower = self._start_following()
         self.reviews = self._open_reviews()
+        self.watcher = self._watch()
         self.batcher = Batcher(
             self.metrics,
-            Gallery(self._observers(), self.metrics),
+            Gallery(self._observers(), self.metrics, reads=self._reads),
             batch_tokens=settings.batch_tokens,
             queue_tokens=settings.queue_tokens,
             queue_seconds=settings.queue_seconds,
@@ -107,7 +111,7 @@ class Service:
                     texts=self.settings.compared_texts,
                 )
             )
-        return observers if self.reviews is None else [*observers, self.reviews]
+        return [*observers, *(found for found in (self.reviews, self.watcher) if found is not None)]
 
     @property
     def model(self) -> Served:
@@ -134,6 +138,16 @@ class Service:
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "sqlalchemy", "operate") from error
         return Reviews.open(self.settings.store, self.settings.review, self.metrics.registry, self.model)
+
+    def _watch(self) -> Watcher | None:
+        if not self.settings.watch:
+            return None
+        watcher = Watcher(self.metrics, window=self.settings.watch_window, seed=_SEED, now=lambda: datetime.now(UTC))
+        watcher.prepare(self.model)
+        return watcher
+
+    def _reads(self, model: Served) -> bool:
+        return self.watcher is not None and self.watcher.reads(model)
 
     async def reload(self) -> Served:
         """Load models and keys anew, in a thread, and answer with them from then on.
@@ -230,12 +244,21 @@ class Service:
         return self.metrics.render()
 
     def _read(self) -> tuple[Keys, Roster]:
-        return Keys.read(self.settings.keys), self._source.read(None)
+        keys, roster = Keys.read(self.settings.keys), self._source.read(None)
+        if self.watcher is not None:
+            self.watcher.prepare(roster.live)
+        return keys, roster
 
     def _follow(self) -> None:
         """Answer with what has the roles now. Whatever was accepted before keeps its model."""
         with self._changing:
-            self.roster = self._source.read(self.roster)
+            roster = self._source.read(self.roster)
+            if self.watcher is not None:
+                try:
+                    self.watcher.prepare(roster.live)
+                except PalmetteError as error:  # the store has decided what is live
+                    log("the live model is not watched", level=logging.WARNING, reason=str(error))
+            self.roster = roster
         self._show_roles()
 
     def _show_roles(self) -> None:

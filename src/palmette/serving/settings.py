@@ -64,6 +64,8 @@ class ServerSettings(Settings):
     )
     shutdown_timeout: float = Field(60.0, gt=0, description="Seconds that accepted requests then have to end.")
     keys: Path | None = Field(None, description="File of key hashes (palmette keys new); none: no key is asked for.")
+    watch: bool = Field(False, description="Compare what is answered with the bundle's reference profile (/watch).")
+    watch_window: int = Field(500, ge=50, le=100_000, description="Texts in a window that is compared, of each task.")
     cors_origins: tuple[str, ...] = Field((), description="Origins whose pages may call; none by default.")
     store: str | None = Field(
         None, description="What the server remembers: an SQLite file, or the URL of a database; none: nothing."

@@ -158,9 +158,11 @@ _FOLLOWS: dict[str, tuple[str, ...]] = {
         label_noise.CAUSE,
         fitting.UNDER,
         slices.CAUSE,
+        label_set.RARE,
         label_set.CONFUSABLE,
         transfer.CAUSE,
         little_data.CAUSE,
+        quantisation.CAUSE,
     ),
 }
 

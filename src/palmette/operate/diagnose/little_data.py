@@ -17,6 +17,7 @@ from palmette.operate.diagnose.finding import Finding
 CAUSE = "too little data"
 _SHARES = (0.125, 0.25, 0.5, 1.0)
 _REPEATS = 6
+_FEW, _OFTEN = 400, 20  # with so few examples a draw says little, and a head costs nothing
 
 
 def detect(case: Case) -> list[Finding]:
@@ -34,7 +35,7 @@ def detect(case: Case) -> list[Finding]:
             unit=case.unit,
             how=f"twice the examples, extrapolated by the power law error ~ n^-{exponent:.2f} of {source}",
             p=gain.p,
-            telling=size < 400 or own is not None,
+            telling=size < _FEW or own is not None,
             command=f"palmette compare {case.subject.data} --out STUDY --learning-curve 10,30,100 --curve-task "
             f"{case.task}  # the model's own curve; then label more: palmette review export",
             numbers={"sizes": list(sizes), "scores": [list(found) for found in scores], "exponent": exponent},
@@ -65,9 +66,9 @@ def doubled(sizes: Sequence[int], scores: Sequence[Sequence[float]]) -> tuple[Ga
     by_law = 100 * scale * ((x[-1] / x[0]) ** -exponent - (2 * x[-1] / x[0]) ** -exponent)
     # The law's tail is loosely held by a few points: the mean with what the last doublings gained, falling as the law
     # does from the middle of them to the next one.
-    slope, error = _slope(x[-3:], scores[-3:])
-    falls = 2 ** (-1.5 * exponent)
-    return from_error(max((by_law + 100 * falls * slope) / 2, 0.0), max(100 * error, 0.1)), exponent
+    slope, error = _slope(x, scores)
+    falls = float((2 * x[-1] / math.sqrt(2)) / math.sqrt(x[0] * x[-1])) ** -exponent
+    return from_error(max((by_law + 100 * falls * slope) / 2, 0.0), max(100 * error * falls, 0.1)), exponent
 
 
 def _slope(sizes: Floats, scores: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -87,11 +88,12 @@ def _quick(case: Case) -> tuple[list[int], list[list[float]], str]:
     judges = [sheet for split, sheet in case.sheets.items() if split != "train"]
     judge = next((s for s in judges if s.split == "dev"), case.main)
     rng = np.random.default_rng(case.seed)
+    repeats = _OFTEN if len(train) < _FEW else _REPEATS
     sizes = sorted({max(4, round(share * len(train))) for share in _SHARES if share * len(train) >= 4})
     scores: list[list[float]] = []
     for size in sizes:
         found = []
-        for _ in range(_REPEATS if size < len(train) else 1):
+        for _ in range(repeats if size < len(train) else 1):
             part = train.take(np.sort(rng.permutation(len(train))[:size]))
             head = quick.fit(part.vectors, part.gold, len(case.kind.labels))
             found.append(metric(case.kind, quick.parts(case.kind, judge, head.probabilities(judge.vectors))))

@@ -8,7 +8,7 @@ import { bar, count, element, paged, percent } from "./page.js";
 const COLOURS = 8; // .c0 … .c7 in app.css
 const SURE = 0.9; // below it a tag's confidence is written under the tag
 const INVISIBLE = /^[\p{Cc}\p{Cf}\p{Z}\ufe00-\ufe0f]+$/u; // joiners of emoji, marks of direction
-const COMMON = ["explanation", "explanations"];
+const COMMON = ["explanation", "explanations", "decision", "decisions"];
 
 const isText = (value) => typeof value === "string";
 const isNumber = (value) => typeof value === "number";
@@ -43,7 +43,7 @@ function drawTask(task, found, about, of, explain) {
   const form = FORMS.find(({ fits }) => found && fits(found, of));
   const known = [...(form?.keys ?? []), ...COMMON];
   const rest = form ? Object.fromEntries(Object.entries(found).filter(([key]) => !known.includes(key))) : found;
-  const heading = element("h3", {}, element("bdi", {}, task), about && element("span", { class: "kind" }, about.kind.replaceAll("_", " ")));
+  const heading = element("h3", {}, element("bdi", {}, task), about && element("span", { class: "kind" }, about.kind.replaceAll("_", " ")), decided(found));
   const section = element("section", { class: "card task", "data-task": task, "data-form": form?.name ?? "json", "aria-label": task }, heading);
   if (form) section.append(...form.draw(found, of, about));
   if (!form || Object.keys(rest).length) section.append(scrolling("pre", `${task} as JSON`, JSON.stringify(rest, null, 2)));
@@ -56,6 +56,12 @@ function drawTask(task, found, about, of, explain) {
     );
   }
   return section;
+}
+
+/** What becomes of an answer, where a threshold was set (palmette calibrate). */
+function decided(found) {
+  if (!isText(found?.decision)) return null;
+  return element("span", { class: `decision ${found.decision === "review" ? "review" : ""}` }, found.decision === "review" ? "to be reviewed" : found.decision);
 }
 
 function scrolling(name, label, ...children) {
@@ -81,10 +87,10 @@ function drawSpans({ spans }, { text }, about) {
   return [...lines, drawSpanTable(spans, colours)];
 }
 
-function mark(text, colour, { label, confidence, start, end }) {
-  const title = isNumber(confidence) ? `${label}, ${percent(confidence)}` : label;
+function mark(text, colour, { label, confidence, start, end, decision }) {
+  const title = [label, isNumber(confidence) && percent(confidence), decision === "review" && "to be reviewed"].filter(Boolean).join(", ");
   const name = element("b", { class: "label", dir: "auto" }, label);
-  return element("mark", { class: `c${colour}`, title, "data-start": start, "data-end": end }, element("span", { class: "marked" }, text), name);
+  return element("mark", { class: `c${colour}${decision === "review" ? " unsure" : ""}`, title, "data-start": start, "data-end": end }, element("span", { class: "marked" }, text), name);
 }
 
 /** Each label's colour: by its place among the labels of the task, so that it is the same in every text. */
@@ -124,14 +130,14 @@ function drawSpanTable(spans, colours) {
 
 // Tags ---------------------------------------------------------------------------------------------------------------
 
-function drawTags({ tags, confidence }, { text, words, offsets }) {
+function drawTags({ tags, confidence, decisions }, { text, words, offsets }) {
   if (!words.length) return [element("p", { class: "none" }, "The text has no words.")];
   const list = element("ul", { class: "interlinear", dir: "auto" });
   const draw = (tag, number) => {
     const sure = Array.isArray(confidence) ? confidence[number] : null;
     const item = element(
       "li",
-      { title: isNumber(sure) ? `${tag}, ${percent(sure)}` : null },
+      { class: decisions?.[number] === "review" ? "unsure" : null, title: isNumber(sure) ? `${tag}, ${percent(sure)}` : null },
       element("span", { class: "word", "data-code": codes(words[number]) }, words[number]),
       element("span", { class: "tag", dir: "ltr" }, tag),
       isNumber(sure) && sure < SURE ? element("span", { class: "doubt", dir: "ltr" }, `${Math.floor(100 * sure)}\u202f%`) : null,
