@@ -35,6 +35,7 @@ def main() -> None:
         }
         if "seconds" in run:
             headline["minutes"] = round(run["seconds"] / 60, 1)
+        headline["precision"] = Config.load(folder / "config.yaml").training.precision  # `auto` was measured
         overrides = "".join(f" {override}" for override in arguments.set)
         common.report(
             "kinds",

@@ -182,6 +182,34 @@ def test_a_finished_study_trains_nothing_again(studied: Studied, tmp_path: Path)
     assert engine.ran == []
 
 
+def test_results_without_their_weights_are_not_trained_again(studied: Studied, tmp_path: Path) -> None:
+    for path in studied.folder.glob("runs/*/result.json"):
+        place = tmp_path / "study" / "runs" / path.parent.name
+        place.mkdir(parents=True)
+        for name in (worker.RESULT, worker.PARTS):
+            if (path.parent / name).exists():
+                shutil.copy(path.parent / name, place)
+    plan = Plan.make(studied.config, seeds=2, trials=2, designs=["pairs", "leave_one_out"], curve=[50, 100], probes=2)
+    engine = InProcess()
+    assert compare(studied.config, tmp_path / "study", plan=plan, engine=engine, threads=1) == studied.study
+    assert engine.ran == []
+
+
+def test_a_start_whose_weights_are_gone_is_trained_again_for_what_is_new(studied: Studied, tmp_path: Path) -> None:
+    copy = tmp_path / "study"
+    shutil.copytree(studied.folder, copy)
+    plan = Plan.make(studied.config, seeds=2, trials=2, designs=["pairs", "leave_one_out"], curve=[50, 100], probes=2)
+    for path in copy.glob("runs/*/job.json"):
+        if json.loads(path.read_text())["keep"]:
+            shutil.rmtree(path.parent / "run")
+    began = [p for p in copy.glob("runs/*/job.json") if "/runs/" in json.loads(p.read_text())["config"]]
+    (began[0].parent / worker.RESULT).unlink()
+    engine = InProcess()
+    assert compare(studied.config, copy, plan=plan, engine=engine, threads=1) == studied.study
+    assert len(engine.ran) == 2  # the first stage, and what starts from it
+    assert engine.ran[1].name == began[0].parent.name
+
+
 def test_an_extended_study_trains_only_what_is_new(tmp_path: Path) -> None:
     config = small(tmp_path, ("pos", "tone"), epochs=1)
     options = {"regimes": ["multi_task"], "trials": 1, "probes": 0}

@@ -70,17 +70,24 @@ class Store:
         return self.folder / job.key
 
     def finished(self, job: Job) -> bool:
-        """Whether there is nothing left to do for it."""
-        place = self.place(job)
-        return (place / RESULT).exists() and (not job.keep or RunFolder(place / RUN).complete)
+        """Whether it is measured. A result whose weights were taken away counts: what it says stays true without them."""
+        return (self.place(job) / RESULT).exists()
+
+    def _missing(self, jobs: Sequence[Job]) -> set[str]:
+        """Keys of what is still to be run: unmeasured jobs, and those that they start from where no weights are left."""
+        known = {job.key: job for wave in in_order(jobs) for job in wave}
+        missing = {key for key, job in known.items() if not self.finished(job)}
+        starts = [job.start for key, job in known.items() if job.start is not None and key in missing]
+        return missing | {start.key for start in starts if not RunFolder(self.place(start) / RUN).complete}
 
     def run(self, jobs: Sequence[Job], done: Done) -> dict[str, Result]:
         """Results of jobs by key, of those that they start from as well; what failed earlier is tried again."""
         results: dict[str, Result] = {}
+        missing = self._missing(jobs)
         for wave in in_order(jobs):
             todo: dict[Path, Job] = {}
             for job in wave:
-                if self.finished(job):
+                if job.key not in missing:
                     results[job.key] = self._read(job, results)
                 elif job.start is not None and results[job.start.key].error is not None:
                     error = f"what it starts from failed: {results[job.start.key].error}"
