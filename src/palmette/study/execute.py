@@ -70,11 +70,11 @@ class Store:
         return self.folder / job.key
 
     def finished(self, job: Job) -> bool:
-        """Whether it is measured. A result whose weights were taken away counts: what it says stays true without them."""
+        """Whether it is measured; what a result says stays true when the weights are taken away."""
         return (self.place(job) / RESULT).exists()
 
     def _missing(self, jobs: Sequence[Job]) -> set[str]:
-        """Keys of what is still to be run: unmeasured jobs, and those that they start from where no weights are left."""
+        """Keys of what is to be run: unmeasured jobs, and what they start from where no weights are left."""
         known = {job.key: job for wave in in_order(jobs) for job in wave}
         missing = {key for key, job in known.items() if not self.finished(job)}
         starts = [job.start for key, job in known.items() if job.start is not None and key in missing]
