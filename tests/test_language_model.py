@@ -17,6 +17,7 @@ from palmette.corpus import load_corpus
 from palmette.errors import ConfigError, RunError
 from palmette.kinds import find_kind
 from palmette.types import Example, Text
+from palmette.writing.constraints import Constraint
 from palmette.writing.language_model import LanguageModel
 from palmette.writing.predictor import WritingPredictor
 from palmette.writing.prompts import Prompt, Prompter, choose_shots
@@ -43,7 +44,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def slow_likelihood(model: LanguageModel, asked: Prompt, choice: str) -> float:
     """One prompt and one answer at a time, without any cache."""
-    ids, answer = model.render(asked), model._answer_ids(choice)
+    ids, answer = model.render(asked), model.answer_ids(choice)
     with torch.inference_mode():
         logits = model.model(torch.tensor([ids + answer])).logits[0].double().log_softmax(-1)
     return float(sum(logits[len(ids) - 1 + place, token] for place, token in enumerate(answer)))
@@ -78,6 +79,24 @@ def test_an_answer_obeys_its_constraint(model: LanguageModel) -> None:
     for example, written in zip(examples, model.write(requests), strict=True):
         assert kind.read_text(written.text, example)[1], written
         assert not written.truncated
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_constraint_asks_for_the_tokens_that_likelihoods_are_of(model: LanguageModel, choice: str) -> None:
+    constraint = Constraint(model._pieces, lambda done: ("",) if done else CHOICES)
+    answer = model.answer_ids(choice)
+    for place, token in enumerate(answer):
+        assert token in constraint.allowed(answer[:place])
+    assert constraint.allowed(answer) == constraint.allowed(answer[:-1]) == answer[-1:]
+
+
+def test_the_longest_input_can_be_set(tmp_path: Path) -> None:
+    folder = str(tiny_language_model(tmp_path, positions=128))
+    (found,) = LanguageModel.load(folder, longest=32).likelihoods([prompt("x" * 50)], CHOICES)
+    assert found.truncated
+    assert found.prompt_tokens < 32
+    with pytest.raises(ConfigError, match=r"trunk\.max_length: the model has positions for 128"):
+        LanguageModel.load(folder, longest=129)
 
 
 def test_a_prompt_that_does_not_fit_keeps_its_beginning_and_end_and_is_counted(tmp_path: Path) -> None:

@@ -40,7 +40,10 @@ class TrunkConfig(Settings):
         "Default: on where the tokenizer lower-cases, since the trunk then sees no capitals.",
     )
     max_length: int | None = Field(
-        None, ge=16, description="Longest input in subwords; longer texts are windowed. Default: what the trunk takes."
+        None,
+        ge=16,
+        description="Longest input in subwords; longer texts are windowed, or cut by models that write. Default: what "
+        "the trunk takes.",
     )
     frozen: bool = Field(
         False, description="Train the heads only: the trunk stays as it is (feature extraction), without dropout."

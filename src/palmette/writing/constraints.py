@@ -38,11 +38,13 @@ class PieceTokens:
     Args:
         encode: of the model's tokenizer.
         end: the token that ends an output.
+        lead: what the first piece is written behind, as a part of its tokens: a space, where a line goes on.
     """
 
-    def __init__(self, encode: Encode, end: int) -> None:
+    def __init__(self, encode: Encode, end: int, *, lead: str = "") -> None:
         self.encode = encode
         self.end = end
+        self.lead = lead
         self._anchor = tuple(encode(_ANCHOR))
         self._tokens: dict[tuple[str, bool], tuple[int, ...]] = {}
         self._tries: dict[tuple[tuple[str, ...], bool], _Node] = {}
@@ -59,7 +61,7 @@ class PieceTokens:
             anchored = tuple(self.encode(_ANCHOR + piece))
             if anchored[: len(self._anchor)] == self._anchor:
                 return anchored[len(self._anchor) :]
-        return tuple(self.encode(piece))
+        return tuple(self.encode(self.lead + piece if first else piece))
 
     def trie(self, pieces: tuple[str, ...], *, first: bool) -> _Node:
         """Pieces by their tokens. Of two that the tokenizer cannot tell apart the first stands for both."""

