@@ -69,6 +69,13 @@ def test_answers_do_not_depend_on_batches_or_prefixes(model: LanguageModel) -> N
     assert all(one.written_tokens <= 12 for one in together)
 
 
+def test_answers_are_heard_as_they_grow(model: LanguageModel) -> None:
+    heard: list[list[str]] = [[] for _ in PROMPTS]
+    written = model.write([Request(asked, longest=12) for asked in PROMPTS], lambda n, text: heard[n].append(text))
+    assert [len(texts) for texts in heard] == [one.written_tokens for one in written]
+    assert [texts[-1] if texts else "" for texts in heard] == [one.text for one in written]
+
+
 def test_an_answer_obeys_its_constraint(model: LanguageModel) -> None:
     kind = find_kind("sequence_labeling")("pos", TaskConfig(kind="sequence_labeling"), {"labels": ["NOUN", "VERB"]})
     examples = [Example(Text(("a", "cat", "sat")), {}), Example(Text(("dogs",)), {})]
@@ -127,7 +134,8 @@ class Parrot:
         self.liking = liking
         self.asked: list[Prompt] = []
 
-    def write(self, requests: Any) -> list[Written]:
+    def write(self, requests: Any, heard: Any = None) -> list[Written]:
+        del heard
         self.asked += [request.prompt for request in requests]
         texts = [self.answers.get(request.prompt[-1]["content"].split("\n")[-1], "?") for request in requests]
         return [Written(text, 10, 2) for text in texts]

@@ -307,16 +307,46 @@ def test_explanations_are_those_of_predict(connect: Connect, run: Run) -> None:
     assert found[1]["pair_offsets"] == wanted[1]["pair_offsets"]
 
 
-def test_a_model_that_writes_is_served_and_explains_nothing(connect: Connect, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def writes(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A model that writes."""
+    tmp_path = tmp_path_factory.mktemp("writes")
     data = tiny_text_config(tmp_path, epochs=1)
     data["sources"] = [source for source in data["sources"] if source["name"] in {"words", "summaries"}]
     labelled = {task for source in data["sources"] for task in source["labels"]}
     data["tasks"] = {task: declared for task, declared in data["tasks"].items() if task in labelled}
-    writes = palmette.train(data, tmp_path / "run")
+    return palmette.train(data, tmp_path / "run")
+
+
+def test_a_model_that_writes_is_served_and_explains_nothing(connect: Connect, writes: Run) -> None:
     client = connect(lambda _: writes)
     texts = ["the cat sat", "a dog runs fast in paris"]
     assert client.predict(texts).json()["answers"] == [writes.predict(text) for text in texts]
     assert "cannot be explained" in refused(client.predict(explain=True), 422, "not_explained", "explain")
+
+
+def test_what_is_being_written_is_streamed(connect: Connect, writes: Run) -> None:
+    client = connect(lambda _: writes)
+    texts = ["the cat sat", "a dog runs fast in paris"]
+    lines = [json.loads(line) for line in client.post("/v1/stream", json={"texts": texts, "tokens": True}).iter_lines()]
+    answers = [line for line in lines if "tasks" in line]
+    assert answers == [writes.predict(text) for text in texts]
+    growing = [line for line in lines if "written" in line]
+    assert len(growing) + len(answers) == len(lines)
+    assert growing
+    assert all(line.keys() == {"number", "task", "written"} for line in growing)
+    assert lines[0] in growing
+    for number in range(len(texts)):
+        # Nothing is told of a text that has been answered.
+        assert all(line["number"] > number for line in lines[lines.index(answers[number]) :] if "written" in line)
+    plain = client.post("/v1/stream", json={"texts": texts}).iter_lines()
+    assert [json.loads(line) for line in plain] == answers
+
+
+def test_tokens_are_streamed_only_by_what_writes(connect: Connect, writes: Run) -> None:
+    refused(connect().post("/v1/stream", json={"texts": ["a"], "tokens": True}), 422, "not_written", "tokens")
+    client = connect(lambda _: writes)
+    refused(client.post("/v1/predict", json={"texts": ["a"], "tokens": True}), 422, "invalid", "tokens")
 
 
 def test_a_text_too_long_to_explain_is_refused(connect: Connect) -> None:

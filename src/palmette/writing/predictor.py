@@ -16,7 +16,7 @@ from palmette.kinds.sequence_labeling import SequenceLabeling
 from palmette.predictor import AnyPredictor
 from palmette.types import Example, Prediction, Text
 from palmette.writing.prompts import CONTENT_FREE, Prompt
-from palmette.writing.writer import NextPieces, Request, Scorer, Writer
+from palmette.writing.writer import Heard, NextPieces, Request, Scorer, Writer
 
 _SUBWORDS_A_WORD = 4  # room for what is written of a word: a number, a tag of a few subwords
 
@@ -101,14 +101,38 @@ class WritingPredictor(AnyPredictor):
                     del part["confidence"]
         return rendered
 
-    def _run(self, examples: Sequence[Example], wanted: Sequence[Sequence[str]]) -> list[dict[str, Prediction]]:
+    def answer_aloud(
+        self, examples: Sequence[Example], tasks: Sequence[Sequence[str] | None], heard: Callable[[int, str, str], None]
+    ) -> list[dict[str, Prediction]]:
+        """What `answer_each` answers, and meanwhile what is being written.
+
+        Args:
+            examples: the texts.
+            tasks: of each.
+            heard: is told, whenever an answer has grown, the example's number, the task, and all of the text so far.
+                Nothing is said of answers that are chosen by their likelihood, or known at their end only.
+        """
+        wanted = [self._taking(example, self.choose(chosen)) for example, chosen in zip(examples, tasks, strict=True)]
+        return self._run(examples, wanted, heard)
+
+    def _run(
+        self,
+        examples: Sequence[Example],
+        wanted: Sequence[Sequence[str]],
+        heard: Callable[[int, str, str], None] | None = None,
+    ) -> list[dict[str, Prediction]]:
         answers: list[dict[str, Prediction]] = [{} for _ in examples]
         for task in self.kinds:
             numbers = [number for number, tasks in enumerate(wanted) if task in tasks]
             if not numbers:
                 continue
             started = time.perf_counter()
-            found = self._answer(task, [examples[number] for number in numbers])
+
+            def grown(place: int, text: str, task: str = task, numbers: list[int] = numbers) -> None:
+                if heard is not None:
+                    heard(numbers[place], task, text)
+
+            found = self._answer(task, [examples[number] for number in numbers], grown if heard is not None else None)
             self.usage[task].seconds += time.perf_counter() - started
             self.usage[task].examples += len(found)
             self.usage[task].unparseable += sum(not prediction.readable for prediction in found)
@@ -116,7 +140,7 @@ class WritingPredictor(AnyPredictor):
                 answers[number][task] = prediction
         return [{task: found[task] for task in tasks} for found, tasks in zip(answers, wanted, strict=True)]
 
-    def _answer(self, task: str, examples: Sequence[Example]) -> list[Prediction]:
+    def _answer(self, task: str, examples: Sequence[Example], heard: Heard | None) -> list[Prediction]:
         kind = self.kinds[task]
         if self.scorer is not None and kind.labels and kind.next_pieces((), examples[0]) == kind.labels:
             return self._by_likelihood(task, kind, examples, self.scorer)
@@ -129,7 +153,7 @@ class WritingPredictor(AnyPredictor):
             for example in examples
         ]
         found = []
-        for example, written in zip(examples, self.writer.write(requests), strict=True):
+        for example, written in zip(examples, self.writer.write(requests, heard), strict=True):
             self._count(task, written.prompt_tokens, written.written_tokens, truncated=written.truncated)
             label, readable = kind.read_text(written.text, example)
             found.append(Prediction(label, _no_confidence(kind, label), readable))

@@ -35,7 +35,7 @@ from palmette.writing.wire import (
     server_message,
     text_bound,
 )
-from palmette.writing.writer import Request, Written
+from palmette.writing.writer import Heard, Request, Written
 
 try:
     import anyio
@@ -185,7 +185,7 @@ class RemoteWriter:
         fresh = (counted.text_prompt_tokens * prices[0] + counted.text_written_tokens * prices[1]) / 1e6
         return Cost(paid, 1000 * fresh / counted.texts if counted.texts else None, self.config.currency)
 
-    def write(self, requests: Sequence[Request]) -> list[Written]:
+    def write(self, requests: Sequence[Request], heard: Heard | None = None) -> list[Written]:
         """An answer to each request, in order. Equal requests are sent once; those answered before, never.
 
         Raises:
@@ -193,6 +193,7 @@ class RemoteWriter:
             ConfigError: there is no key.
             RunError: the server refuses, or keeps failing. In every case answers that came are kept.
         """
+        del heard  # an answer arrives whole
         with self._lock:
             started = self.clock()
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from palmette.errors import ConfigError, RunError
 from palmette.model import autocast
 from palmette.trunk import attention_for, locate, quiet, read_tokenizer
 from palmette.writing.constraints import Constraint, PieceTokens
-from palmette.writing.writer import Request, Writer, Written
+from palmette.writing.writer import Heard, Request, Writer, Written
 
 _DESCRIPTION = "trunk.json"
 _ENDING = 4  # of an input that is too long, its last quarter is kept
@@ -301,6 +301,32 @@ class _Job:
     longest: int
 
 
+class _Listener:
+    """What transformers calls a streamer, for a batch: passes on each row's tokens as they grow.
+
+    Args:
+        begin: how many tokens of each row are given.
+        grown: is told the row's number and its tokens behind them.
+    """
+
+    def __init__(self, begin: int, grown: Callable[[int, list[int]], None]) -> None:
+        self._given = begin
+        self._grown = grown
+        self._rows: list[list[int]] = []
+
+    def put(self, tokens: Tensor) -> None:
+        """First what is given, [rows, given]; then the next token of every row, [rows]."""
+        if not self._rows:
+            self._rows = [[] for _ in tokens.reshape(-1, self._given)]
+            return
+        for number, (row, token) in enumerate(zip(self._rows, tokens.tolist(), strict=True)):
+            row.append(token)
+            self._grown(number, row)
+
+    def end(self) -> None:
+        """Nothing is left over."""
+
+
 class Seq2SeqWriter(Writer):
     """Writes with an encoder-decoder.
 
@@ -331,8 +357,8 @@ class Seq2SeqWriter(Writer):
         self.batch_tokens = batch_tokens
         self._pieces = PieceTokens(tokens.plain, tokens.end)
 
-    def write(self, requests: Sequence[Request]) -> list[Written]:
-        """An answer to each request, in order: of its source text, the last turn of the user."""
+    def write(self, requests: Sequence[Request], heard: Heard | None = None) -> list[Written]:
+        """An answer to each request, in order: of its source text, the last turn of the user; see `Writer`."""
         sources = self.tokens.sources([request.prompt[-1]["content"] for request in requests])
         room = self.tokens.longest_target - len(self.tokens.lead) - 1
         jobs = [
@@ -343,8 +369,16 @@ class Seq2SeqWriter(Writer):
         for batch in self._batches(jobs):
             nexts = [job.request.next_pieces for job in batch]
             constraints = [Constraint(self._pieces, following) for following in nexts if following is not None]
-            outputs = self._generate(batch, constraints)
-            for job, ids, constraint in itertools.zip_longest(batch, outputs, constraints):
+            pairs = list(itertools.zip_longest(batch, constraints))
+
+            def grown(place: int, ids: list[int], pairs: list[tuple[_Job, Constraint | None]] = pairs) -> None:
+                if heard is not None:
+                    job, constraint = pairs[place]
+                    heard(job.number, self._written(job, ids, constraint).text)
+
+            # A search with beams knows no answer before its end.
+            outputs = self._generate(batch, constraints, grown if heard is not None and self.beams == 1 else None)
+            for (job, constraint), ids in zip(pairs, outputs, strict=True):
                 found[job.number] = self._written(job, ids, constraint)
         return [found[number] for number in range(len(requests))]
 
@@ -366,7 +400,12 @@ class Seq2SeqWriter(Writer):
         if batch:
             yield batch
 
-    def _generate(self, batch: Sequence[_Job], constraints: Sequence[Constraint]) -> list[list[int]]:
+    def _generate(
+        self,
+        batch: Sequence[_Job],
+        constraints: Sequence[Constraint],
+        grown: Callable[[int, list[int]], None] | None,
+    ) -> list[list[int]]:
         """The tokens of each job, special ones in front left out; a constraint for each job, or none at all."""
         sources = [job.source for job in batch]
         lead = self.tokens.lead
@@ -385,6 +424,7 @@ class Seq2SeqWriter(Writer):
                 num_beams=self.beams,
                 do_sample=False,
                 prefix_allowed_tokens_fn=allowed if constraints else None,
+                streamer=_Listener(begin, grown) if grown is not None else None,
             )
         return [ids[begin:] for ids in output.tolist()]
 

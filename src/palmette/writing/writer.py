@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant"]
 
+# Told, as an answer grows: the number of its request, and all of its text so far.
+Heard = Callable[[int, str], None]
+
 # What may follow the pieces written so far (see `Kind.next_pieces`); None: anything.
 NextPieces = Callable[[tuple[str, ...]], tuple[str, ...] | None]
 
@@ -73,8 +76,14 @@ class Likelihoods:
 class Writer(Protocol):
     """A model that writes."""
 
-    def write(self, requests: Sequence[Request]) -> list[Written]:
-        """An answer to each request, in order."""
+    def write(self, requests: Sequence[Request], heard: Heard | None = None) -> list[Written]:
+        """An answer to each request, in order.
+
+        Args:
+            requests: what to write.
+            heard: is told whenever an answer has grown. A search with beams, or a remote model, whose answers are known
+                at their end only, says nothing.
+        """
 
 
 class Scorer(Writer, Protocol):
