@@ -24,6 +24,7 @@ test: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/build_reference.py --check
+	$(BIN)/zensical build --clean --strict
 	$(BIN)/pytest -n 2 -m 'not slow'
 
 test-slow: install

@@ -280,6 +280,18 @@ def test_any_yaml_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, d
         Config.load(path)
 
 
+@pytest.mark.parametrize("text", ["a: &a [*a]\n", "tasks: " + "9" * 5000 + "\n"])
+def test_yaml_that_cannot_be_built_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tasks.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"tasks\.yaml: "):
+        Config.load(tmp_path / "tasks.yaml")
+
+
+def test_no_setting_is_infinite(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training\.learning_rate"):
+        Config.load(write(tmp_path, GOOD), ["training.learning_rate=.inf"])
+
+
 # --- overrides ------------------------------------------------------------------------------------------------------
 
 

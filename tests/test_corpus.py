@@ -304,7 +304,7 @@ def test_a_record_may_lack_some_tasks(tmp_path: Path) -> None:
     [
         ({"kind": "regression"}, {"y": "high"}, "expected a number, found 'high'"),
         (POS, {"y": ["N"]}, "1 tags for 2 words"),
-        (NER, {"y": ["O", "PER"]}, "'PER' is not a tag of iob2"),
+        (NER, {"y": ["O", "PER"]}, "word 2, 'b': 'PER' is not a tag of iob2"),
         (TONE, {"y": ["up", "down"]}, "expected one label"),
         ({"kind": "pair_classification"}, {"y": "up"}, "takes two texts: set text_pair"),
         ({"kind": "extractive_qa"}, {"y": []}, "takes two texts: set text_pair"),
@@ -469,16 +469,19 @@ def test_every_corpus_is_readable_by_configuration_alone(name: str) -> None:
 def test_everything_is_all_of_the_other_configurations() -> None:
     config = Config.load(ROOT / "configs" / "everything.yaml")
     parts = [Config.load(ROOT / "configs" / f"{name}.yaml") for name in COUNTS]
-    # Static weights belong to a mix, not to a task.
-    declared = {task: one.model_copy(update={"weight": 1.0}) for part in parts for task, one in part.tasks.items()}
-    assert config.tasks == declared
+    # Static weights and shares of the data belong to a mix, not to a task.
+    own = {"weight": 1.0, "train_fraction": 1.0}
+    declared = {task: one.model_copy(update=own) for part in parts for task, one in part.tasks.items()}
+    assert {task: one.model_copy(update=own) for task, one in config.tasks.items()} == declared
     sources = [s.model_copy(update={"language": None}) for s in config.sources]
     assert sources == [s for part in parts for s in part.sources]
     reports = load_corpus(config).reports
+    assert reports["train"].reduced.keys() == {"qa"}
     withheld = sum(reports["train"].withheld.values())
     wanted = {task: counts for part in COUNTS.values() for task, counts in part.items()}
     for task, counts in wanted.items():
-        assert counts[0] - withheld <= reports["train"].labelled[task] <= counts[0]
+        most = round(counts[0] * config.tasks[task].train_fraction)
+        assert most - withheld <= reports["train"].labelled[task] <= most
         assert (reports["dev"].labelled.get(task, 0), reports["test"].labelled.get(task, 0)) == counts[1:]
 
 

@@ -114,6 +114,20 @@ def test_columns_tell_comments_from_tokens_that_begin_with_a_hash(
     assert [record.meta for record in records] == [{"sent_id": f"s{number}"} for number in range(len(written))]
 
 
+def test_a_tab_in_the_text_of_a_comment_makes_no_token(tmp_path: Path) -> None:
+    lines = ["# id = 1", "# text = a\tb", "a\tO", "# b\tO", "", "#\tO"]
+    records = read_content("\n".join(lines), tmp_path, format="columns", comments=True, fields=["id"])
+    assert [pairs(record) for record in records] == [[("a", "O"), ("# b", "O")], [("#", "O")]]
+    assert records[0].meta == {"id": "1"}
+
+
+def test_a_quoted_text_may_be_long(tmp_path: Path) -> None:
+    (record,) = read_content(
+        f'text,y\n"{"a, " * 70_000}",b\n', tmp_path, name="a.csv", format="table", text="text", labels={"t": "y"}
+    )
+    assert len(record.text) == 210_000
+
+
 @given(sentences(texts("\t\n\r ", min_size=1)), st.sampled_from([("space", " "), ("whitespace", " \t  ")]))
 def test_columns_with_other_delimiters_are_read_back(
     folder: Path, written: list[list[tuple[str, str]]], delimiter: tuple[str, str]
@@ -470,6 +484,8 @@ MALFORMED: list[tuple[dict[str, Any], bytes | str, str]] = [
     (JSONL, '{"text": 3}\n', r":1: text: a text is a string or a list of words, found 3"),
     (JSONL, '{"text": ["a", null]}\n', r":1: text: a text is a string or a list of words"),
     (JSONL, '{"text": "a\\ud800"}\n', r":1: text: not Unicode text: lone surrogate"),
+    (JSONL, '{"text": "a", "y": "\\ud800"}\n', r":1: y: not Unicode text: lone surrogate"),
+    (JSONL, '{"text": ["a"], "y": ["\\ud800"]}\n', r":1: y: not Unicode text: lone surrogate"),
     (JSONL | {"text_pair": "b"}, '{"text": "a"}\n', r":1: no text: b is missing or null"),
     (JSONL, b'{"text": "a"}\n{"text": "\xff"}\n', r":2: not UTF-8"),
     (PARQUET, "no parquet", r": cannot be read as Parquet"),

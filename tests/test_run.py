@@ -13,7 +13,8 @@ import pytest
 
 import palmette
 from conftest import Trained
-from fakes import ALL_TASKS, WORDS
+from fakes import ALL_TASKS, WORDS, write_jsonl
+from palmette.config import Config
 from palmette.errors import RunError
 from palmette.predictor import Input
 from palmette.run import Run
@@ -216,6 +217,35 @@ def test_slices(run: Run) -> None:
     assert sum(scores["tone"]["examples"] for scores in found["unseen"].values() if "tone" in scores) == 24
     with pytest.raises(RunError, match="--slices genre"):
         run.evaluate("test", slices=["genre"])
+
+
+def other_data(tmp_path: Path, words: str, **declared: Any) -> Config:
+    """Test data that the run has not seen, with the task tone declared in some way."""
+    write_jsonl(tmp_path / "other.jsonl", [{"text": words, "tone": "good"}])
+    source = {
+        "format": "jsonl",
+        "train": "other.jsonl",
+        "test": "other.jsonl",
+        "text": "text",
+        "labels": {"tone": "tone"},
+    }
+    data = {"tasks": {"tone": {"kind": "text_classification"} | declared}, "sources": [source]}
+    (tmp_path / "other.yaml").write_text(json.dumps(data))
+    return Config.load(tmp_path / "other.yaml")
+
+
+def test_seen_words_are_those_that_the_model_was_trained_on(run: Run, tmp_path: Path) -> None:
+    config = other_data(tmp_path, "xylophone zeppelin quokka")
+    found = run.evaluate("test", slices=["unseen"], config=config)["slices"]["unseen"]
+    assert [name for name in found if "seen" in name] == list(found)
+    assert "all words seen" not in found
+
+
+def test_a_task_declared_otherwise_is_not_scored(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"other\.yaml:1: tasks\.tone\.kind: .* trained with text_classification, found reg"
+    ):
+        run.evaluate("test", config=other_data(tmp_path, "a b", kind="regression"))
 
 
 class TestADamagedRun:

@@ -119,6 +119,15 @@ def test_a_cut_that_is_impossible_is_an_error(tmp_path: Path, rows: list[Row], c
         splits_of(tmp_path, rows, dev=cut)
 
 
+def test_a_file_of_several_without_an_example_is_an_error(tmp_path: Path) -> None:
+    full, empty = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    full.write_text('{"text": "a", "y": "b"}\n')
+    empty.write_text("")
+    source = JsonlSource(format="jsonl", train=[str(full), str(empty)], text="text", labels={"task": "y"})
+    with pytest.raises(ReadError, match=r"b\.jsonl: no example in it; take it out of train"):
+        read_splits(source)
+
+
 def test_an_empty_split_is_an_error_naming_its_file(tmp_path: Path) -> None:
     (tmp_path / "dev.jsonl").write_text("\n")
     with pytest.raises(ReadError, match=r"dev.jsonl: dev is empty"):

@@ -241,6 +241,31 @@ def test_patience(tmp_path: Path) -> None:
     assert events[-1]["update"] == evaluated[0]
 
 
+def test_an_end_inside_an_epoch_is_told_and_counted(tmp_path: Path) -> None:
+    still: dict[str, Any] = {"learning_rate": 1e-30, "head_learning_rate": 1e-30}
+    config = Config.parse(tiny_config(tmp_path, examples=12, epochs=9, patience=1, evaluations_per_epoch=3, **still))
+    events = train_and_keep(config, tmp_path / "run").events
+    kept = [event for event in events if event["event"] not in {"started", "evaluation"}]
+    assert [event["event"] for event in kept] == ["progress", "epoch", "stopped", "selected"]
+    progress, epoch, stopped, _ = kept
+    assert progress["update"] == stopped["update"] == max(e["update"] for e in events if e["event"] == "evaluation")
+    whole = train_and_keep(
+        Config.parse(tiny_config(tmp_path, examples=12, epochs=1, **still)), tmp_path / "whole"
+    ).events
+    (complete,) = [event for event in whole if event["event"] == "epoch"]
+    assert 0 < epoch["wordpieces"] < complete["wordpieces"]
+    for task, counts in epoch["tasks"].items():
+        assert counts["draws"] <= complete["tasks"][task]["draws"]
+        assert counts["seen"] + counts["never_seen"] == complete["tasks"][task]["seen"]
+    assert sum(counts["draws"] for counts in epoch["tasks"].values()) > 0
+
+
+def test_a_training_that_diverges_is_an_error_that_names_the_task(tmp_path: Path) -> None:
+    config = Config.parse(tiny_config(tmp_path, examples=6, epochs=3, learning_rate=1e30, head_learning_rate=1e30))
+    with pytest.raises(RunError, match=r"run: training diverged: the loss of \w+ is (nan|inf) by update \d+ of \d+"):
+        trainer.train(config, tmp_path / "run")
+
+
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_evaluations_per_epoch(tmp_path: Path, times: int) -> None:
     config = Config.parse(tiny_config(tmp_path, epochs=1, evaluations_per_epoch=times, examples=12))

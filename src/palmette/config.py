@@ -16,9 +16,9 @@ from palmette.types import SPLITS
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key is an error."""
+    """Base of all settings: frozen, and an unknown key or an infinite number is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 LANGUAGE_MODEL = "smollm2-135m-instruct"  # the offline default of family causal_lm
@@ -524,9 +524,14 @@ class Config(Settings):
             mark = getattr(error, "problem_mark", None)
             where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
             raise ConfigError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from error
+        except (RecursionError, ValueError) as error:  # an alias within itself; a number of thousands of digits
+            raise ConfigError(f"{path}: not a configuration: {error}") from error
         if not isinstance(data, dict):
             raise ConfigError(f"{path}:1: expected a mapping with tasks and sources, found {type(data).__name__}")
-        _refuse_duplicate_keys(node, path)
+        try:
+            _refuse_duplicate_keys(node, path)
+        except RecursionError as error:
+            raise ConfigError(f"{path}: an alias (*) stands within what it names") from error
         for override in overrides or []:
             _override(data, override)
         try:

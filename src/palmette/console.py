@@ -79,6 +79,10 @@ class LiveTable:
             self.console.print(f"epoch {event['epoch']}  dev: {shown}" if shown else f"epoch {event['epoch']}")
         elif event["event"] == "epoch":
             self.console.print(epoch_line(event))
+        elif event["event"] == "stopped":
+            self.console.print(
+                f"stopped early, at update {event['update']}: no better on dev for {event['patience']} evaluations"
+            )
         elif event["event"] == "alarm":
             self.console.print(alarm_line(event), style="green" if event["over"] else "bold red")
         elif event["event"] == "unwatched":
@@ -89,7 +93,8 @@ class LiveTable:
         elif event["event"] == "answered":
             self.console.print(f"{event['split']}: answered in {event['seconds']:.0f} s")
         elif event["event"] == "selected":
-            self.console.print(f"kept the model of update {event['update']} (rule: {event['rule']})")
+            rule = f"rule: {event['rule']}" if "dev" in event else "the last one: there is no dev to choose by"
+            self.console.print(f"kept the model of update {event['update']} ({rule})")
         self.live.update(self._view())
 
     def _view(self) -> RenderableType:
@@ -111,6 +116,8 @@ def epoch_line(event: Mapping[str, Any]) -> str:
             for key in ("never_seen", "windowed", "truncated", "out_of_reach")
             if counts.get(key)
         ]
+        if counts["seen"] < counts["draws"]:
+            extra.insert(0, f"{counts['seen']} different")
         parts.append(f"{task} {counts['draws']} drawn" + (f" ({', '.join(extra)})" if extra else ""))
     return f"epoch {event['epoch']}  {', '.join(parts)}; padding {event['padding']:.1%}"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from palmette.config import Config, Cut, Source
 from palmette.data.fuse import Overlap, find_leakage, fuse
+from palmette.data.readers import files_of
 from palmette.data.splits import read_splits
 from palmette.errors import ReadError
 from palmette.kinds import AnyKind, task_kinds
@@ -237,7 +238,13 @@ def _fit(config: Config, classes: dict[str, type[AnyKind]], train: Sequence[Exam
     for task, kind in classes.items():
         labels: list[Label] = [example.labels[task] for example in train if task in example.labels]
         if not labels:
-            raise ReadError(f"tasks.{task}: no source has a training example with this label")
+            places = "; ".join(
+                f"{source.label_field(task).column!r} of {', '.join(files_of(source, 'train'))}"
+                for source in config.sources
+                if task in source.labels and files_of(source, "train")
+            )
+            where = f"it was looked for in {places}" if places else "no source that has it has a train split"
+            raise ReadError(f"{config.where('tasks', task)}: no training example has this label: {where}")
         paired = {example.pair is not None for example in train if task in example.labels}
         try:
             fitted = kind.fit(labels)

@@ -23,7 +23,9 @@ Span = tuple[int, int, str]  # first word, last word + 1, type
 
 
 def accuracy(gold: Sequence[str], predicted: Sequence[str]) -> float:
-    """Share of equal labels."""
+    """Share of equal labels; 0 where there are none (texts without words)."""
+    if not gold:
+        return 0.0
     return sum(wanted == found for wanted, found in zip(gold, predicted, strict=True)) / len(gold)
 
 

@@ -125,9 +125,23 @@ class Run(Answerer):
         unknown = config.tasks.keys() - self.kinds.keys()
         if unknown:
             raise RunError(f"no task {min(unknown)!r} in this model; it has {', '.join(self.kinds)}")
+        self._refuse_other_forms(config)
         fields = frozenset(slices) - {"length", "unseen"}
         corpus = load_corpus(config, strict=strict, fields=fields, fitted={t: self.kinds[t] for t in config.tasks})
-        return self.evaluate_examples(corpus.splits[split], split, train=corpus.splits["train"], slices=slices)
+        # What the model has seen is in its own training data, whatever it is scored on.
+        seen = corpus if config is self.config or "unseen" not in slices else load_corpus(self.config, strict=strict)
+        return self.evaluate_examples(corpus.splits[split], split, train=seen.splits["train"], slices=slices)
+
+    def _refuse_other_forms(self, config: Config) -> None:
+        """A task of the same name that is declared otherwise cannot be scored as the run's."""
+        for task, declared in config.tasks.items():
+            own = self.config.tasks[task]
+            for key in ("kind", "scheme"):
+                wanted, found = getattr(own, key), getattr(declared, key)
+                if wanted != found:
+                    raise RunError(
+                        f"{config.where('tasks', task, key)}: the run was trained with {wanted}, found {found}"
+                    )
 
     def evaluate_examples(
         self, examples: Sequence[Example], split: str, *, train: Sequence[Example] = (), slices: Sequence[str] = ()

@@ -264,6 +264,7 @@ class Loop:
         tally = _Tally()
         for update, step in enumerate(steps[done:], start=done + 1):
             if self._exhausted():
+                self._stop_early(steps[: update - 1], len(steps), tally)
                 break
             self._step(step.rows, rate_factor(self.training, update - 1, len(steps)), tally)
             if update % _LOG_EVERY == 0 or update == len(steps):
@@ -406,9 +407,20 @@ class Loop:
         best = [update for update, _ in self.evaluations].index(_select(self.config, self.evaluations))
         return len(self.evaluations) - 1 - best >= patience
 
+    def _stop_early(self, steps: Sequence[_Step], total: int, tally: _Tally) -> None:
+        """Tell of the updates since the last line, of the epoch that has no end, and why."""
+        last, update = steps[-1], len(steps)
+        if tally.updates:
+            self._log(tally, last.epoch, update, total)
+        if not last.ends_epoch:
+            self._report_epoch(last.epoch, [step.rows for step in steps if step.epoch == last.epoch])
+        self._write({"event": "stopped", "epoch": last.epoch + 1, "update": update, "patience": self.training.patience})
+
     def _report_epoch(self, epoch: int, updates: Sequence[Sequence[Any]]) -> None:
-        drawn = self.mixing.draw(epoch)
-        ever = np.unique(np.concatenate([self.mixing.draw(earlier) for earlier in range(epoch + 1)]))
+        """What became of each task's examples in an epoch, or in the part of it that was trained."""
+        trained = {row.example for rows in updates for row in rows}
+        drawn = np.array([number for number in self.mixing.draw(epoch) if number in trained], dtype=np.int64)
+        ever = np.unique(np.concatenate([*map(self.mixing.draw, range(epoch)), drawn]))
         seen_ever = set(ever.tolist())
         tasks = {}
         for task in self.kinds:
@@ -436,6 +448,12 @@ class Loop:
         for share in gather_object([own]):  # a process has the losses of its own rows only
             for task, loss in share.items():
                 sums[task] = sums.get(task, 0.0) + loss
+        for task, total_loss in sums.items():
+            if not math.isfinite(total_loss):
+                raise RunError(
+                    f"{self.folder.path}: training diverged: the loss of {task} is {total_loss} by update {update} of "
+                    f"{total}; begin anew with a lower training.learning_rate, or a lower weight of the task"
+                )
         self._write(
             {
                 "event": "progress",

@@ -38,8 +38,10 @@ def locate(name: str) -> str:
 
     Raises:
         MissingExtraError: the offline weights are not installed.
-        ConfigError: the offline weights are not the published file's.
+        ConfigError: the offline weights are not the published file's, or the name is a path where nothing is.
     """
+    if name.startswith(("/", "./", "../", "~")) and not Path(name).exists():
+        raise ConfigError(f"trunk.name: there is no folder {name}")
     if name != OFFLINE_NAME or Path(name).is_dir():
         return name
     spec = find_spec(_OFFLINE_PACKAGE)

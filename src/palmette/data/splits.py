@@ -31,6 +31,8 @@ def read_splits(source: SourceConfig, *, fields: frozenset[str] = frozenset()) -
             splits[split] = list(read(source, split, fields=fields))
             if not splits[split]:
                 raise ReadError(f"{', '.join(files)}: {split} is empty: no example in it")
+            if source.format != "datasets" and (missing := set(files) - {r.origin.path for r in splits[split]}):
+                raise ReadError(f"{min(missing)}: no example in it; take it out of {split}")
     whole = splits.get("train", [])
     # test first: a change of dev's cut then leaves the test examples what they were
     for split in sorted(cuts, reverse=True):

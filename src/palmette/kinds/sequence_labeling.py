@@ -166,6 +166,11 @@ class SequenceLabeling(Kind[Tags]):
                 if not tag.strip():
                     raise LabelError(f"the tag of word {position + 1}, {example.text.words[position]!r}, is empty")
             return tags
+        for position, tag in enumerate(tags):
+            try:
+                split_tag(tag, config.scheme)
+            except LabelError as error:
+                raise LabelError(f"word {position + 1}, {example.text.words[position]!r}: {error}") from error
         return write_iob2(read_spans(tags, config.scheme), len(tags))
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from palmette.config import ColumnsSource
 from palmette.data.files import read_blocks, read_lines
@@ -28,12 +28,9 @@ def read_columns(source: ColumnsSource, path: str, *, fields: frozenset[str]) ->
     width = _width(source, path, {task: field.column for task, field in labels})
     comments = Comments() if source.comments else None
     for block in read_blocks(path):
-        meta = comments.read(line for _, line in block if _is_comment(line, source, width)) if comments else {}
-        tokens = [
-            _token(line, source, width, f"{path}:{number}")
-            for number, line in block
-            if not _is_comment(line, source, width)
-        ]
+        notes, rest = _apart(block, source, width)
+        meta = comments.read(notes) if comments else {}
+        tokens = [_token(line, source, width, f"{path}:{number}") for number, line in rest]
         if not tokens:
             continue  # comments alone: a file's header, or a newdoc that stands by itself
         origin = Origin(path, block[0][0])
@@ -52,9 +49,29 @@ def _split(line: str, source: ColumnsSource) -> list[str]:
     return line.split("\t" if source.delimiter == "tab" else " ")
 
 
-def _is_comment(line: str, source: ColumnsSource, width: int) -> bool:
-    """A token may begin with # too; it then has all the columns."""
-    return source.comments and line.startswith("#") and len(_split(line, source)) != width
+def _apart(
+    block: Sequence[tuple[int, str]], source: ColumnsSource, width: int
+) -> tuple[list[str], list[tuple[int, str]]]:
+    """The comments of a block, and its other lines."""
+    notes: list[str] = []
+    rest: list[tuple[int, str]] = []
+    for number, line in block:
+        if source.comments and _is_comment(line, source, width, leading=not rest):
+            notes.append(line)
+        else:
+            rest.append((number, line))
+    return notes, rest
+
+
+def _is_comment(line: str, source: ColumnsSource, width: int, *, leading: bool) -> bool:
+    """A token may begin with # too; it then has all the columns.
+
+    A text that is quoted in a comment may have a tab in it. In front of the tokens, `# ` in a file of tabs begins a
+    comment all the same: no token has a space behind its #.
+    """
+    if not line.startswith("#"):
+        return False
+    return len(_split(line, source)) != width or (leading and source.delimiter == "tab" and line.startswith("# "))
 
 
 def _token(line: str, source: ColumnsSource, width: int, where: str) -> list[str]:

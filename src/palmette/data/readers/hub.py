@@ -44,7 +44,8 @@ def _load(datasets: ModuleType, source: HubSource, name: str) -> Any:
             return datasets.load_dataset(source.path, source.config, split=name)
         saved = datasets.load_from_disk(source.path)
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())  # some are pages long, and errors are one line here
+        told = f"{error} ({error.__cause__})" if error.__cause__ is not None else str(error)
+        reason = " ".join(told.split())  # some are pages long, and errors are one line here
         raise ReadError(f"{source.path}: split {name!r} cannot be loaded: {reason:.300}") from error
     splits = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
     if name not in splits:

@@ -75,6 +75,19 @@ def scalar_text(value: object) -> str | None:
     return str(value) if isinstance(value, str | int | float) else None
 
 
+def require_encodable(text: str, key: str | int, origin: Origin) -> str:
+    """The text; JSON can escape half of a surrogate pair, on which all would fail later, far from the file.
+
+    Raises:
+        ReadError: it is no Unicode text.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ReadError(f"{origin}: {key}: not Unicode text: lone surrogate {text[error.start]!r}") from error
+    return text
+
+
 def _plain(value: object, origin: Origin, column: str | int, passage: str | None) -> RecordLabel | None:
     if value is None or value == "":
         return None
@@ -91,7 +104,7 @@ def _plain(value: object, origin: Origin, column: str | int, passage: str | None
     text = scalar_text(value)
     if text is None:
         raise ReadError(f"{origin}: {column}: cannot be a label: {value!r:.60}")
-    return text
+    return require_encodable(text, column, origin)
 
 
 def _members(values: Sequence[object], origin: Origin, column: str | int) -> tuple[str, ...] | None:
@@ -102,7 +115,7 @@ def _members(values: Sequence[object], origin: Origin, column: str | int) -> tup
         text = None if isinstance(value, float) else scalar_text(value)
         if text is None:
             raise ReadError(f"{origin}: {column}: a list label holds strings, found {value!r:.60} in it")
-        members.append(text)
+        members.append(require_encodable(text, column, origin))
     return tuple(members)
 
 

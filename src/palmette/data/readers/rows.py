@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TypeAlias
 
 from palmette.config import HubSource, JsonlSource, ParquetSource, TableSource
-from palmette.data.readers.labels import RecordLabel, label_of, scalar_text
+from palmette.data.readers.labels import RecordLabel, label_of, require_encodable, scalar_text
 from palmette.errors import ReadError
 from palmette.types import Origin, Record
 
@@ -73,21 +73,13 @@ def _text(row: Row, key: str, source: RowSource, origin: Origin) -> str | tuple[
     if value is None:
         raise ReadError(f"{origin}: no text: {key} is missing or null")
     if isinstance(value, str):
-        _require_encodable(value, key, origin)
+        require_encodable(value, key, origin)
         return tuple(word for word in value.split(" ") if word) if source.pretokenized else value
     if isinstance(value, list) and all(isinstance(word, str) for word in value):
         for word in value:
-            _require_encodable(word, key, origin)
+            require_encodable(word, key, origin)
         return " ".join(value) if not isinstance(source, TableSource) and source.sentences else tuple(value)
     raise ReadError(f"{origin}: {key}: a text is a string or a list of words, found {value!r:.60}")
-
-
-def _require_encodable(text: str, key: str, origin: Origin) -> None:
-    """JSON can escape half of a surrogate pair; tokenizers would fail on it later, far from the file."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ReadError(f"{origin}: {key}: not Unicode text: lone surrogate {text[error.start]!r}") from error
 
 
 def _meta(row: Row, fields: frozenset[str], origin: Origin) -> dict[str, str]:

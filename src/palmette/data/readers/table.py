@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterator
 
 from palmette.config import TableSource
@@ -58,6 +59,7 @@ def _rows(source: TableSource, path: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _quoted_rows(path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(sys.maxsize)  # 131,072 characters by default: a long text is no error
     reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), delimiter=delimiter, strict=True)
     start = 1
     while True:
