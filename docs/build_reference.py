@@ -28,6 +28,7 @@ _PARTS: tuple[tuple[str, str], ...] = (
     ("BalancingConfig", "balancing"),
     ("WritingConfig", "writing"),
     ("PromptingConfig", "prompting"),
+    ("LoraConfig", "lora"),
     ("EndpointConfig", "endpoint"),
 )
 _SOURCES: tuple[tuple[str, str], ...] = (
@@ -53,6 +54,7 @@ _LINKS = {
     "BalancingConfig": "[mapping](#balancing)",
     "WritingConfig": "[mapping](#writing)",
     "PromptingConfig": "[mapping](#prompting)",
+    "LoraConfig": "[mapping](#lora)",
     "EndpointConfig": "[mapping](#endpoint)",
     "PromptConfig": "[prompt](#prompt)",
     "Cut": "[cut](#cut)",
@@ -66,8 +68,6 @@ _MEANINGS = {
     "training": "The loop.",
     "mixing": "Which example enters when.",
     "balancing": "How task losses become one update.",
-    "rank": "Width of an adapter.",
-    "dropout": "Dropout in front of an adapter.",
     "currency": "What the prices are in.",
 }
 

@@ -258,7 +258,9 @@ def tiny_config(
     }
 
 
-def tiny_language_model(folder: Path, *, chat: bool = False, positions: int = 512, seed: int = 0) -> Path:
+def tiny_language_model(
+    folder: Path, *, chat: bool = False, positions: int = 512, spread: float = 0.02, seed: int = 0
+) -> Path:
     """Write a two-layer Llama of width 32 with random weights and a byte-level tokenizer, as a Hugging Face folder."""
     import torch
     from tokenizers import decoders
@@ -286,6 +288,7 @@ def tiny_language_model(folder: Path, *, chat: bool = False, positions: int = 51
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=positions,
+        initializer_range=spread,
         bos_token_id=None,
         eos_token_id=0,
         pad_token_id=0,
@@ -305,10 +308,17 @@ TEXT_TASKS: dict[str, dict[str, Any]] = {**ALL_TASKS, "summary": {"kind": "gener
 def tiny_text_config(
     folder: Path, *, model: str = "t5", examples: int = 24, long: int = 0, **training: Any
 ) -> dict[str, Any]:
-    """A configuration of family text2text over all kinds, with a tiny model of random weights."""
+    """A configuration of a family that writes over all kinds, with a tiny model of random weights."""
     # At BERT's own spread of weights so narrow a cross-attention adds next to nothing, and learns too late for a test.
     start = partial(tiny_trunk, dropout=0.0, spread=0.15)
-    make: dict[str, Callable[[Path], Path]] = {"t5": tiny_t5, "bart": tiny_bart, "warm start": start}
+    # Its output layer stays as it is under an adapter: at Llama's own spread it could prefer nothing.
+    causal = partial(tiny_language_model, chat=True, spread=0.2)
+    make: dict[str, Callable[[Path], Path]] = {
+        "t5": tiny_t5,
+        "bart": tiny_bart,
+        "warm start": start,
+        "language model": causal,
+    }
     sources = tiny_corpora(folder / "data", examples=examples, long=long)
     summaries = {}
     for split in ("train", "dev", "test"):
@@ -321,7 +331,7 @@ def tiny_text_config(
         {"format": "jsonl", "name": "summaries", **summaries, "text": "text", "labels": {"summary": "summary"}}
     )
     return {
-        "family": "text2text",
+        **({"family": "causal_lm", "lora": {}} if model == "language model" else {"family": "text2text"}),
         "trunk": {"name": str(make[model](folder / "model"))},
         "tasks": TEXT_TASKS,
         "sources": sources,

@@ -193,6 +193,14 @@ def test_readings_of_answers_show_what_differs(tmp_path: Path) -> None:
     assert [r.label for r in conflict.readings] == ["paris (3) | in paris (0)", "paris (3)", "unanswerable"]
 
 
+def test_readings_of_texts_are_shown_with_all_their_references(tmp_path: Path) -> None:
+    rows: Rows = [{"words": ["a", "cat"], "said": said} for said in (["a cat", "cats", "a dog"], ["a cat"])]
+    texts = source(tmp_path, "s", {"said": "said"}, {"train": rows})
+    declared = config({"said": {"kind": "generation"}}, texts, family="causal_lm")
+    (conflict,) = check(declared, encoder=None).tasks["said"].conflicts
+    assert [r.label for r in conflict.readings] == ["a cat | cats | a dog", "a cat"]
+
+
 def test_leakage_between_all_splits_of_all_sources(tmp_path: Path) -> None:
     tasks = {**TONE, "mood": {"kind": "text_classification"}}
     first = source(

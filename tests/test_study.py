@@ -582,6 +582,39 @@ def test_language_models_are_compared_in_the_same_study(tmp_path: Path) -> None:
     assert "Models that write" in page
     ledger = json.loads((tmp_path / "study" / "ledger.json").read_text())
     assert ledger["regimes"]["zero_shot"]["parameters"]["total"] > 0
+    assert ledger["regimes"]["zero_shot"]["parameters"]["trained"] == 0
+
+
+@pytest.mark.parametrize("adapters", ["shared", "per_task"])
+def test_a_tuned_language_model_stands_beside_itself_untuned(tmp_path: Path, adapters: str) -> None:
+    settings = {
+        "trunk": {"name": str(tiny_language_model(tmp_path / "lm", chat=True))},
+        "lora": {"rank": 2, "adapters": adapters},
+        "prompting": {"shots": 2},
+        "training": {"dev_examples": 2},
+    }
+    config = small(tmp_path, ("pos", "tone"), epochs=1, examples=6)
+    config = Config.parse(config.model_dump(mode="json", exclude_none=True) | {"families": {"causal_lm": settings}})
+    plan = Plan.make(config, regimes=["multi_task", "zero_shot", "few_shot", "lora"], seeds=2, trials=1)
+    engine = InProcess()
+    study = compare(config, tmp_path / "study", plan=plan, engine=engine, threads=1)
+    assert not [run["error"] for found in study["regimes"].values() for run in found["runs"] if run["error"]]
+    found = study["regimes"]["lora"]
+    assert found["drawn"] == study["regimes"]["multi_task"]["drawn"], "the same examples of each task"
+    assert found["wordpieces"] > 0
+    assert found["usage"]["pos"]["unparseable"] == 0, "tags are constrained"
+    assert found["usage"]["tone"]["prompt_tokens"] == study["regimes"]["zero_shot"]["usage"]["tone"]["prompt_tokens"]
+    for task in ("pos", "tone"):
+        assert study["differences"][task]["lora"]["verdict"] in {"helps", "hurts", "no difference shown"}
+    costs = json.loads((tmp_path / "study" / "ledger.json").read_text())["regimes"]
+    base = costs["zero_shot"]["parameters"]
+    tuned = costs["lora"]["parameters"]
+    assert tuned["total"] == base["total"] + tuned["trained"]
+    own = tuned["trained"] // 2 if adapters == "per_task" else 0
+    assert tuned["tasks"] == {"pos": own, "tone": own}
+    assert tuned["shared"] == tuned["total"] - 2 * own
+    assert costs["lora"]["bytes"] == 4 * tuned["total"]
+    assert costs["multi_task"]["parameters"]["trained"] == costs["multi_task"]["parameters"]["total"]
 
 
 def test_settings_of_another_family_are_checked_with_the_rest(tmp_path: Path) -> None:

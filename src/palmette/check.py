@@ -378,12 +378,13 @@ def _conflicts(corpus: Corpus, sources: Sources) -> dict[str, tuple[Conflict, ..
     found: dict[str, list[Conflict]] = {task: [] for task in corpus.kinds}
     for (task, split, key), readings in wanted.items():
         labels = list(readings)
+        free = corpus.kinds[task].form == "text"
         found[task].append(
             Conflict(
                 split,
                 _shorten(" / ".join(" ".join(words) for words in key), 80),
                 tuple(
-                    Reading(_shorten(_describe(label, labels, key), 80), str(example.origin))
+                    Reading(_shorten(_describe(label, labels, key, free=free), 80), str(example.origin))
                     for label, example in readings.items()
                 ),
             )
@@ -391,8 +392,8 @@ def _conflicts(corpus: Corpus, sources: Sources) -> dict[str, tuple[Conflict, ..
     return {task: tuple(conflicts[:_CONFLICTS]) for task, conflicts in found.items()}
 
 
-def _describe(label: Label, others: Sequence[Label], key: Key) -> str:
-    """A label as a person reads it; of tags only those that the readings disagree on."""
+def _describe(label: Label, others: Sequence[Label], key: Key, *, free: bool) -> str:
+    """A label as a person reads it (`free`: reference texts); of tags only those that the readings disagree on."""
     if isinstance(label, frozenset):
         return ", ".join(sorted(label)) or "none"
     if not isinstance(label, tuple):
@@ -405,6 +406,8 @@ def _describe(label: Label, others: Sequence[Label], key: Key) -> str:
         answers = [answer for answer in label if isinstance(answer, Answer)]
         own = [answer for answer in answers if answer not in shared] or answers
         return " | ".join(f"{answer.text} ({answer.start})" for answer in own)
+    if free:
+        return " | ".join(map(str, label))
     differ = [n for n in range(len(label)) if len({other[n] for other in others if isinstance(other, tuple)}) > 1]
     return " ".join(f"{key[0][n]}/{label[n]}" for n in differ)
 

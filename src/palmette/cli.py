@@ -162,7 +162,7 @@ def train(config: Path, out: Path, overrides: Sequence[str], *, resume: bool, st
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The study: new, continued or extended.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
 @click.option(
-    "--regimes", help="Also text2text, zero_shot, few_shot. Default: single_task,multi_task,frozen,sequential."
+    "--regimes", help="Also text2text, zero_shot, few_shot, lora. Default: single_task,multi_task,frozen,sequential."
 )
 @click.option("--design", help="Models of other groups of tasks as well: pairs, leave_one_out.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Models of each kind.  [default: 5]")

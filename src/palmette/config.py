@@ -244,7 +244,9 @@ class TrainingConfig(Settings):
     batch_tokens: int = Field(512, ge=16, description="Most subwords, padding included, in one update.")
     accumulation: int = Field(1, ge=1, description="Parts that an update is computed in, to save memory.")
     learning_rate: float = Field(1e-4, gt=0, description="Peak rate of the trunk, after warm-up.")
-    head_learning_rate: float = Field(1e-3, gt=0, description="Peak rate of the heads and of what is new in the trunk.")
+    head_learning_rate: float = Field(
+        1e-3, gt=0, description="Peak rate of the heads and of what is new in the trunk, such as adapters."
+    )
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the updates in which the rate rises to its peak.")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls after warm-up.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay, on matrices only.")
@@ -342,6 +344,20 @@ class PromptingConfig(Settings):
     prompts: dict[str, PromptConfig] = Field(default_factory=dict, description="Prompts of tasks.")
 
 
+class LoraConfig(Settings):
+    """Adapters that a language model is tuned by: low-rank additions to its layers (Hu et al. 2022, LoRA)."""
+
+    rank: int = Field(8, ge=1, description="Width of an adapter.")
+    alpha: float = Field(16, gt=0, description="What an adapter adds is multiplied by alpha / rank.")
+    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout in front of an adapter.")
+    layers: tuple[str, ...] = Field(
+        (),
+        description="Names of the linear layers that are adapted, e.g. [q_proj, v_proj]. "
+        "Default: all of them but the output.",
+    )
+    adapters: Literal["shared", "per_task"] = Field("shared", description="One for all tasks, or one for each.")
+
+
 class EndpointConfig(Settings):
     """A remote language model behind an OpenAI-compatible endpoint."""
 
@@ -387,6 +403,7 @@ class _Places:
 _FAMILIES = {
     "writing": ("text2text", "causal_lm"),
     "prompting": ("causal_lm",),
+    "lora": ("causal_lm",),
     "endpoint": ("causal_lm",),
 }
 
@@ -397,7 +414,7 @@ class Config(Settings):
     family: Literal["heads", "text2text", "causal_lm"] = Field(
         "heads",
         description="heads: a head per task on a shared trunk; text2text: an encoder-decoder writes every answer; "
-        "causal_lm: a language model is asked.",
+        "causal_lm: a language model is asked, or tuned by adapters (lora).",
     )
     language: str = Field("en", description="Language of raw texts, for finding words (a spaCy language code).")
     trunk: TrunkConfig = Field(default_factory=TrunkConfig, description="A name, or {name, layers}.")
@@ -408,6 +425,7 @@ class Config(Settings):
     balancing: BalancingConfig = Field(default_factory=BalancingConfig)
     writing: WritingConfig = Field(default_factory=WritingConfig, description="Families text2text and causal_lm.")
     prompting: PromptingConfig = Field(default_factory=PromptingConfig, description="Family causal_lm.")
+    lora: LoraConfig | None = Field(None, description="Family causal_lm: train adapters; {} for the defaults.")
     endpoint: EndpointConfig | None = Field(None, description="Family causal_lm: ask a remote model.")
     families: dict[Literal["text2text", "causal_lm"], dict[str, Any]] = Field(
         default_factory=dict,
@@ -427,6 +445,11 @@ class Config(Settings):
     def where(self, *location: str | int) -> str:
         """Where a key stands, for messages: `tasks.yaml:7: tasks.ner.metric`; the key path alone if built in Python."""
         return self._places.where(location)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether anything learns; else a language model is asked as it is."""
+        return self.family != "causal_lm" or self.lora is not None
 
     @model_validator(mode="before")
     @classmethod
@@ -488,6 +511,8 @@ class Config(Settings):
             default = Config.model_fields[setting].get_default(call_default_factory=True)
             if self.family not in families and getattr(self, setting) != default:
                 raise _located((setting,), f"goes with family: {' or '.join(families)}")
+        if self.lora is not None and self.endpoint is not None:
+            raise _located(("lora",), "a remote model cannot be tuned: leave out endpoint, or lora")
         for family in self.families:
             try:
                 self.in_family(family)

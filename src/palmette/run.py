@@ -23,7 +23,8 @@ from palmette.predictor import AnyPredictor, Predictor, with_heads
 from palmette.trunk import load_architecture
 from palmette.types import Example
 from palmette.words import find_words
-from palmette.writing import prompted, seq2seq
+from palmette.writing import lora, prompted, seq2seq
+from palmette.writing.instructing import AdaptedPredictor
 from palmette.writing.predictor import WritingPredictor
 from palmette.writing.tuning import seq2seq_predictor
 
@@ -43,10 +44,16 @@ def _text2text(config: Config, kinds: Mapping[str, AnyKind], folder: RunFolder, 
     return model, seq2seq_predictor(config, kinds, model, tokens, device)
 
 
+def _adapted(config: Config, kinds: Mapping[str, AnyKind], folder: RunFolder, device: torch.device) -> _Loaded:
+    writer, model = lora.load_architecture(folder.path, config, kinds, device=device.type)
+    return model, AdaptedPredictor(config, kinds, writer, model)
+
+
 # The model of a run, its weights still to be loaded, and what answers with it.
 _LOADERS: dict[str, Callable[[Config, Mapping[str, AnyKind], RunFolder, torch.device], _Loaded]] = {
     "heads": _heads,
     "text2text": _text2text,
+    "causal_lm": _adapted,
 }
 
 
@@ -76,7 +83,7 @@ class Run(Answerer):
             kinds = read_labels(config, folder)
         except (OSError, KeyError, ValueError) as error:
             raise RunError(f"{path}: the run folder is damaged: {error}") from error
-        if config.family == "causal_lm":
+        if not config.is_trained:
             asking = prompted.reopen(config, kinds)
             return cls(kinds, asking, folder, config, asking.writer)
         try:

@@ -32,6 +32,7 @@ from palmette.precision import choose_precision
 from palmette.probes import Probes, marks
 from palmette.types import SPLITS, Example, Prediction, Split
 from palmette.writing import prompted
+from palmette.writing.instructing import LoraLearner
 from palmette.writing.tuning import Seq2SeqLearner
 
 _LOG_EVERY = 20  # updates between lines in history.jsonl
@@ -40,6 +41,7 @@ _LOG_EVERY = 20  # updates between lines in history.jsonl
 _LEARNERS: dict[str, Callable[[Config, Corpus, torch.device], Learner[Any, Any]]] = {
     "heads": HeadsLearner,
     "text2text": Seq2SeqLearner,
+    "causal_lm": LoraLearner,
 }
 
 
@@ -102,7 +104,7 @@ def train(
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(cpu=several and not torch.cuda.is_available(), kwargs_handlers=handlers)
     folder, config = _resolve(config, Path(out), accelerator, resume=resume)
-    if folder.complete and config.family == "causal_lm":
+    if folder.complete and not config.is_trained:
         return Outcome(folder, 0, 0.0, 0.0)
     if folder.complete:
         if accelerator.is_main_process:  # the earlier process may have died between the run's last two steps
@@ -112,11 +114,9 @@ def train(
     select = config.training.select
     if select in corpus.kinds and not any(select in example.labels for example in corpus.splits["dev"]):
         raise ConfigError(f"training.select: no dev example is labelled for {select}, so that no model can be selected")
-    if config.family == "causal_lm":
+    if not config.is_trained:
         return _ask(config, folder, corpus, listeners, splits)
     torch.manual_seed(config.training.seed)
-    if config.family not in _LEARNERS:
-        raise ConfigError(f"{config.where('family')}: {config.family} cannot be trained yet")
     learner = _LEARNERS[config.family](config, corpus, accelerator.device)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:  # nothing is written before everything is read
@@ -285,6 +285,7 @@ class Loop:
             "event": "started",
             "updates": updates,
             "parameters": sum(parameter.numel() for parameter in self.bare.parameters()),
+            "trained": sum(p.numel() for p in self.bare.parameters() if p.requires_grad),
             "precision": self.training.precision,
             "device": str(self.accelerator.device),
             "processes": self.accelerator.num_processes,

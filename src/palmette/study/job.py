@@ -72,8 +72,7 @@ def run(folder: Path) -> None:
     corpus = restrict(load_corpus(data), config)
     continued = (folder / RUN).exists()
     # What is not trained needs no dev: there is no other model to choose it from.
-    asked = config.family == "causal_lm"
-    splits = () if asked else ("dev",)
+    splits = ("dev",) if config.is_trained else ()
     try:
         outcome = train(config, folder / RUN, resume=True, corpus=corpus, splits=splits)
     except RunError:
@@ -84,14 +83,14 @@ def run(folder: Path) -> None:
         continued = False
         outcome = train(config, folder / RUN, corpus=corpus, splits=splits)
     trained = Run.load(folder / RUN)
-    history = _nothing_drawn(config) if asked else _history(RunFolder(folder / RUN))
-    scores = _scores(trained, corpus, folder, test=job["test"], trained_on=not asked)
+    history = _history(RunFolder(folder / RUN)) if config.is_trained else _nothing_drawn(config)
+    scores = _scores(trained, corpus, folder, test=job["test"], trained_on=config.is_trained)
     result = {
         **history,
         "examples": {task: sum(task in e.labels for e in corpus.splits["train"]) for task in corpus.kinds},
         "scores": scores,
         "parameters": _parameters(trained),
-        "bytes": _bytes(trained) if asked else RunFolder(folder / RUN).weights.stat().st_size,
+        "bytes": _bytes(trained),
         # An earlier life of this job, which was killed, trained a part of it for a time that nobody noted.
         "seconds": None if continued else round(outcome.seconds, 2),
         "peak_rss_gb": round(_peak_rss_gb(), 3),
@@ -99,7 +98,7 @@ def run(folder: Path) -> None:
         "threads": job["threads"],
     }
     write_atomically(folder / RESULT, json.dumps(result) + "\n")
-    if not job["keep"] and not asked:
+    if not job["keep"] and config.is_trained:
         RunFolder(folder / RUN).weights.unlink()
 
 
@@ -182,18 +181,25 @@ def _sample(examples: Sequence[Example], tasks: Sequence[str]) -> list[Example]:
 
 
 def _parameters(trained: Run) -> dict[str, Any]:
+    """{"shared", "tasks": {task: its own}, "trained"}; of a remote model nobody says, so none."""
     from palmette.model import Model
+    from palmette.writing.lora import Adapted
 
-    if trained.config.family == "causal_lm":  # every task is answered by the whole model; of a remote one nobody says
-        own = 0 if trained.config.endpoint is not None else trained.model.parameters
-        return {"shared": own, "tasks": dict.fromkeys(trained.kinds, 0)}
-
-    everything = sum(parameter.numel() for parameter in trained.model.parameters())
-    heads = dict.fromkeys(trained.kinds, 0)  # a model that writes has none
-    if isinstance(trained.model, Model):
-        modules = trained.model.heads
-        heads = {task: sum(p.numel() for p in modules[f"task_{task}"].parameters()) for task in trained.kinds}
-    return {"shared": everything - sum(heads.values()), "tasks": heads}
+    model, config = trained.model, trained.config
+    own = dict.fromkeys(trained.kinds, 0)  # a model that writes has none, unless each task has its adapter
+    if not config.is_trained:  # every task is answered by the whole model
+        return {"shared": 0 if config.endpoint is not None else model.parameters, "tasks": own, "trained": 0}
+    everything = sum(parameter.numel() for parameter in model.parameters())
+    if isinstance(model, Model):
+        own = {task: sum(p.numel() for p in model.heads[f"task_{task}"].parameters()) for task in trained.kinds}
+    elif isinstance(model, Adapted):
+        own = model.own_parameters()
+    learns = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return {
+        "shared": everything - sum(own.values()),
+        "tasks": own,
+        "trained": sum(own.values()) if config.trunk.frozen else learns,
+    }
 
 
 def _money(config: Config, spent: Usage) -> dict[str, float]:
@@ -205,7 +211,14 @@ def _money(config: Config, spent: Usage) -> dict[str, float]:
 
 
 def _bytes(trained: Run) -> int:
-    return 0 if trained.config.endpoint is not None else int(trained.model.bytes)
+    """Of all that must be there to answer: a run's weights on disk; a language model and its adapters in memory."""
+    if trained.config.endpoint is not None:
+        return 0
+    if not trained.config.is_trained:
+        return int(trained.model.bytes)
+    if trained.config.lora is not None:
+        return sum(parameter.numel() * parameter.element_size() for parameter in trained.model.parameters())
+    return trained.folder.weights.stat().st_size
 
 
 def _usage(trained: Run) -> dict[str, Any]:

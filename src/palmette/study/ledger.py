@@ -60,6 +60,10 @@ def _regime(group: Group) -> dict[str, Any]:
             "total": sum(m["parameters"]["shared"] + sum(m["parameters"]["tasks"].values()) for m in per_model),
             "shared": sum(m["parameters"]["shared"] for m in per_model),
             "tasks": {task: count for m in per_model for task, count in m["parameters"]["tasks"].items()},
+            # Results of older studies do not say.
+            "trained": sum(m["parameters"]["trained"] for m in per_model)
+            if all("trained" in m["parameters"] for m in per_model)
+            else None,
         },
         "bytes": sum(m["bytes"] for m in per_model),
         "peak_rss_gb": max(m["peak_rss_gb"] for m in per_model),

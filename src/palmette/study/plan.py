@@ -10,7 +10,7 @@ from palmette.config import Config, Settings
 from palmette.errors import ConfigError
 
 BASELINE = "single_task"  # what every other regime is compared with
-Regime = Literal["single_task", "multi_task", "frozen", "sequential", "text2text", "zero_shot", "few_shot"]
+Regime = Literal["single_task", "multi_task", "frozen", "sequential", "text2text", "zero_shot", "few_shot", "lora"]
 Design = Literal["pairs", "leave_one_out"]
 
 

@@ -15,7 +15,8 @@ Search = Mapping[str, tuple[float, float]]
 FINE_TUNING: Search = {"training.learning_rate": (2e-5, 5e-4)}
 # Nothing of a frozen trunk learns, so that its heads' rate is the one that matters.
 FEATURES: Search = {"training.head_learning_rate": (3e-4, 1e-2)}
-
+# Adapters are new parameters; they take rates about ten times those of fine-tuning.
+ADAPTING: Search = {"training.head_learning_rate": (2e-4, 5e-3)}
 
 _SHOTS = 4  # of few_shot, where the configuration does not say
 
@@ -158,18 +159,24 @@ def text2text(setting: Setting) -> list[ModelPlan]:
 
 def zero_shot(setting: Setting) -> list[ModelPlan]:
     """A language model is asked, by instruction alone; nothing is trained."""
-    return [ModelPlan(setting.tasks, setting.config.in_family("causal_lm", prompting={"shots": 0}), seeded=False)]
+    config = setting.config.in_family("causal_lm", prompting={"shots": 0}, lora=None)
+    return [ModelPlan(setting.tasks, config, seeded=False)]
 
 
 def few_shot(setting: Setting) -> list[ModelPlan]:
     """A language model is asked, with some training examples in the prompt, chosen anew for each seed."""
-    config = setting.config.in_family("causal_lm")
+    config = setting.config.in_family("causal_lm", lora=None)
     if config.prompting.shots == 0:
         config = adjusted(config, {"prompting.shots": _SHOTS})
     return [ModelPlan(setting.tasks, config, seeded=config.prompting.selection != "nearest")]
 
 
-# Language models that are tuned (lora) join here.
+def lora(setting: Setting) -> list[ModelPlan]:
+    """Adapters of a language model learn to answer the prompts of all tasks, one for all or one for each."""
+    config = setting.config.in_family("causal_lm", prompting={"shots": 0}, lora={})
+    return [ModelPlan(setting.tasks, config, search=ADAPTING, keep=True)]
+
+
 REGIMES: dict[str, Callable[[Setting], list[ModelPlan]]] = {
     "single_task": single_task,
     "multi_task": multi_task,
@@ -178,4 +185,5 @@ REGIMES: dict[str, Callable[[Setting], list[ModelPlan]]] = {
     "text2text": text2text,
     "zero_shot": zero_shot,
     "few_shot": few_shot,
+    "lora": lora,
 }

@@ -51,7 +51,7 @@ def _ledger(study: Study) -> Iterator[Record]:
         parameters = found.get("parameters", {"total": None, "shared": None, "tasks": {}})
         flat = {key: value for key, value in found.items() if key != "parameters"}
         own = {f"parameters_{task}": count for task, count in parameters["tasks"].items()}
-        shared = {"parameters_total": parameters["total"], "parameters_shared": parameters["shared"]}
+        shared = {f"parameters_{name}": parameters.get(name) for name in ("total", "shared", "trained")}
         yield {"regime": regime, **flat, **shared, **own}
 
 

@@ -167,7 +167,17 @@ def scores(study: Mapping[str, Any]) -> Table:
 def ledger(study: Mapping[str, Any], measured: Mapping[str, Any]) -> Table:
     """What each regime costs."""
     columns = (
-        *("regime", "models", "parameters", "shared", "size", "peak memory", "training a seed", "all trials"),
+        *(
+            "regime",
+            "models",
+            "parameters",
+            "shared",
+            "trained",
+            "size",
+            "peak memory",
+            "training a seed",
+            "all trials",
+        ),
         *("wordpieces", "ms per text"),
     )
     rows: list[Row] = []
@@ -183,6 +193,7 @@ def ledger(study: Mapping[str, Any], measured: Mapping[str, Any]) -> Table:
                 str(found["models"]),
                 wording.large(found["parameters"]["total"]),
                 wording.large(found["parameters"]["shared"]),
+                wording.large(found["parameters"].get("trained")),
                 wording.size(found["bytes"]),
                 NOTHING if peak is None else f"{peak:.1f}\N{NO-BREAK SPACE}GB",
                 wording.duration(found["seconds"]),
