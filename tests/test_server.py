@@ -59,17 +59,19 @@ def run(trained: Trained) -> Run:
 
 
 class Gate:
-    """An engine that computes only while it is open, and counts."""
+    """An engine that computes only while it is open, as slowly as it is told, and counts."""
 
     def __init__(self, answerer: Answerer) -> None:
         inner = with_heads(answerer.predictor, "test")
         self.opened = threading.Event()
         self.opened.set()
         self.rows = 0
+        self.seconds = 0.0
         self.failure: Exception | None = None
 
         def engine(batch: Any) -> Any:
             assert self.opened.wait(20)
+            time.sleep(self.seconds)
             if self.failure is not None:
                 raise self.failure
             self.rows += len(batch.rows)
@@ -305,6 +307,23 @@ def test_explanations_are_those_of_predict(connect: Connect, run: Run) -> None:
     assert [answer["tasks"] for answer in found] == [answer["tasks"] for answer in wanted]
     assert len(found[0]["tasks"]["tone"]["explanation"]["words"]) == 2
     assert found[1]["pair_offsets"] == wanted[1]["pair_offsets"]
+
+
+def test_a_long_explanation_holds_up_nobody_and_stops_when_its_time_is_up(connect: Connect) -> None:
+    client = connect(batch_tokens=64, request_timeout=2)
+    text = "good cat " * 100
+    client.gate.seconds = 0.02  # of a pass; a thousand of them take too long
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(client.predict, [text], explain=True, tasks=["tone"])
+        wait_until(lambda: client.value("palmette_batch_texts_count") > 2)
+        assert client.predict().status_code == 200
+        assert not long.done()
+        refused(long.result(), 504, "timeout")
+    assert client.predict().status_code == 200
+    rows = client.gate.rows
+    time.sleep(0.2)
+    assert client.gate.rows == rows
+    assert client.value("palmette_dropped_texts_total") == 1
 
 
 @pytest.fixture(scope="module")
