@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from palmette.predictor import Input
+from palmette.serving import batcher as batching
 from palmette.serving.batcher import Batcher, Job, QueueFullError, cost
 from palmette.serving.metrics import Metrics
 from palmette.serving.model import Served
@@ -64,8 +65,8 @@ class Caller:
         self.batcher = batcher
         self.model = model
 
-    def submit(self, *inputs: Input, tasks: Sequence[str] | None = None) -> Job:
-        job = Job(self.model, inputs, tasks, lambda: None)
+    def submit(self, *inputs: Input, tasks: Sequence[str] | None = None, explain: bool = False) -> Job:
+        job = Job(self.model, inputs, tasks, lambda: None, explain=explain)
         self.batcher.submit(job)
         return job
 
@@ -226,6 +227,109 @@ def test_what_is_no_number_is_null(make: Make) -> None:
     job = make(Recorder()).submit("nan")
     wait(job)
     assert json.loads(job.answers[0] or b"") == {"text": "nan", "value": None}
+
+
+class Portions:
+    """Explanations of a number of portions; each goes on only when it is let."""
+
+    def __init__(self, portions: int) -> None:
+        self.portions = portions
+        self.computed = 0
+        self.begun = threading.Semaphore(0)
+        self.let = threading.Semaphore(0)
+
+    def __call__(self, _: Any, example: Any, __: Any, *, tokens: int) -> Iterator[dict[str, Any] | None]:
+        for number in range(self.portions):
+            if number:
+                yield None
+            self.begun.release()
+            assert self.let.acquire(timeout=10)
+            if example == "poison":
+                raise ValueError("secret words")
+            self.computed += 1
+        yield {"text": example, "explained": tokens}
+
+
+@pytest.fixture
+def portions(monkeypatch: pytest.MonkeyPatch) -> Portions:
+    found = Portions(5)
+    monkeypatch.setattr(batching, "by_portions", found)
+    return found
+
+
+def test_between_portions_of_an_explanation_others_have_their_turns(make: Make, portions: Portions) -> None:
+    recorder = Recorder()
+    caller = make(recorder, queue_tokens=100 * TOKENS)
+    long = caller.submit(TEXT * 9, "b", explain=True)
+    assert portions.begun.acquire(timeout=10)
+    small = [caller.submit("one"), caller.submit("two")]
+    portions.let.release()
+    wait(*small)
+    assert recorder.batches == [["one", "two"]]
+    assert portions.computed == 1
+    assert value(caller, "palmette_queue_tokens") == cost(TEXT * 9) + cost("b")
+    for _ in range(9):
+        portions.let.release()
+    wait(long)
+    assert [json.loads(answer or b"") for answer in long.answers] == [
+        {"text": text, "explained": 4 * TOKENS} for text in (TEXT * 9, "b")
+    ]
+    assert value(caller, "palmette_queue_tokens") == 0
+    wait(caller.submit("later"))
+
+
+def test_a_cancelled_explanation_stops_at_the_next_portion(make: Make, portions: Portions) -> None:
+    caller = make(Recorder())
+    job = caller.submit(TEXT, TEXT, explain=True)
+    assert portions.begun.acquire(timeout=10)
+    caller.batcher.cancel(job)
+    assert value(caller, "palmette_queue_tokens") == 0
+    assert value(caller, "palmette_dropped_texts_total") == 2
+    for _ in range(9):
+        portions.let.release()
+    wait(caller.submit("later"))
+    assert portions.computed == 1
+    assert job.answers == [None, None]
+
+
+def test_an_explanation_that_breaks_fails_its_own_request_only(make: Make, portions: Portions) -> None:
+    caller = make(Recorder())
+    bad = caller.submit("poison", TEXT, explain=True)
+    good = caller.submit("good")
+    portions.let.release()
+    wait(bad, good)
+    assert isinstance(bad.error, ValueError)
+    assert good.error is None
+    assert value(caller, "palmette_queue_tokens") == 0
+
+
+def test_a_second_long_explanation_is_refused_and_a_small_text_is_not(make: Make, portions: Portions) -> None:
+    caller = make(Recorder(seconds=0.1), queue_seconds=0.5)
+    wait(caller.submit(*[TEXT] * 4))  # 640 subwords a second
+    job = caller.submit(TEXT * 9, explain=True)  # 20,000 of them
+    assert portions.begun.acquire(timeout=10)
+    with pytest.raises(QueueFullError) as full:
+        caller.submit(TEXT * 9, explain=True)
+    assert full.value.seconds > 10
+    small = caller.submit("small")
+    caller.batcher.cancel(job)
+    portions.let.release()
+    wait(small)
+
+
+def test_what_is_being_computed_counts(make: Make) -> None:
+    recorder = Recorder(seconds=0.05)
+    caller = make(recorder, queue_seconds=0.5)
+    wait(caller.submit(*[TEXT] * 4))
+    recorder.gate.clear()
+    recorder.begun.acquire()
+    long = caller.submit(TEXT * 90)
+    assert recorder.begun.acquire(timeout=10)
+    with pytest.raises(QueueFullError):
+        caller.submit("small")
+    recorder.gate.set()
+    wait(long)
+    caller.batcher.check_room()
 
 
 def test_texts_of_two_models_are_not_mixed(make: Make) -> None:

@@ -24,7 +24,7 @@ from palmette.answering import Answerer
 from palmette.batching import Batch
 from palmette.config import TaskConfig
 from palmette.errors import RunError
-from palmette.explain import explain
+from palmette.explain import by_portions, explain
 from palmette.kinds import KINDS, AnyKind
 from palmette.predictor import Input, Predictor
 from palmette.run import Run
@@ -194,6 +194,22 @@ def test_a_long_text_costs_a_bounded_number_of_passes(monkeypatch: pytest.Monkey
     assert len(set(found["words"][40:50])) == 1
     assert abs(found["words"][42]) > 0
     assert not any(found["words"][:40] + found["words"][50:])
+
+
+@pytest.mark.parametrize("given_", ["good cat " * 30, ("good dog", "the cat sat " * 9), ""])
+def test_by_portions_it_is_the_same_and_each_portion_is_small(given_: Input) -> None:
+    answerer, engine = answerer_of()
+    whole = explain(answerer, [given_])
+    total, engine.rows, seen = engine.rows, 0, []
+    for found in by_portions(answerer.predictor, given_, tokens=100):
+        seen.append(engine.rows)
+        if found is not None:
+            assert [found] == whole
+    assert engine.rows == total
+    assert len(seen) > 5 or not given_
+    windows = seen[0]  # those of the text itself, and a portion
+    assert all(after - before <= 100 / 4 for before, after in zip([windows, *seen], seen, strict=False))
+    assert list(by_portions(answerer.predictor, given_, tokens=10**9)) == whole
 
 
 def test_a_kind_that_does_not_say_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 import httpx2 as httpx
 import pytest
 from click.testing import CliRunner
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 import palmette
@@ -38,9 +39,11 @@ from palmette.predictor import Input, Predictor, with_heads
 from palmette.run import Run
 from palmette.serving import ServerSettings
 from palmette.serving.app import create_app
+from palmette.serving.batcher import Job
 from palmette.serving.keys import Keys, hash_key, new_key
 from palmette.serving.listening import turn_away
 from palmette.serving.logs import JsonLines
+from palmette.serving.server import _configure
 from palmette.serving.service import Service
 
 PLACE = "Zanzibar"  # stands in texts, and must not stand in logs
@@ -59,17 +62,19 @@ def run(trained: Trained) -> Run:
 
 
 class Gate:
-    """An engine that computes only while it is open, and counts."""
+    """An engine that computes only while it is open, as slowly as it is told, and counts."""
 
     def __init__(self, answerer: Answerer) -> None:
         inner = with_heads(answerer.predictor, "test")
         self.opened = threading.Event()
         self.opened.set()
         self.rows = 0
+        self.seconds = 0.0
         self.failure: Exception | None = None
 
         def engine(batch: Any) -> Any:
             assert self.opened.wait(20)
+            time.sleep(self.seconds)
             if self.failure is not None:
                 raise self.failure
             self.rows += len(batch.rows)
@@ -160,6 +165,8 @@ def test_requests_of_different_tasks_share_a_batch(connect: Connect) -> None:
         assert list(answer["tasks"]) == (tasks or ["pos", "ner", "tone", "topics"])
     assert client.value("palmette_texts_total", task="pos") == 4
     assert client.value("palmette_requests_total", task="pos") == 4
+    assert client.value("palmette_requests_total", task="same") == 0, "it took none of the texts"
+    assert client.value("palmette_latency_seconds_count", task="same") == 0
     assert client.value("palmette_confidence_count", task="tone") == 3
     assert client.value("palmette_latency_seconds_count", task="ner") == 3
 
@@ -248,6 +255,9 @@ def test_only_json_is_read_and_only_known_paths_answer(limited: TestClient) -> N
     response = limited.get("/v1/predict")
     refused(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "POST"
+    response = limited.post("/v1/predict/", json={"texts": ["a"]}, follow_redirects=False)
+    refused(response, 404, "not_found")
+    assert "location" not in response.headers
 
 
 def test_a_full_queue_is_answered_429(connect: Connect) -> None:
@@ -305,6 +315,23 @@ def test_explanations_are_those_of_predict(connect: Connect, run: Run) -> None:
     assert [answer["tasks"] for answer in found] == [answer["tasks"] for answer in wanted]
     assert len(found[0]["tasks"]["tone"]["explanation"]["words"]) == 2
     assert found[1]["pair_offsets"] == wanted[1]["pair_offsets"]
+
+
+def test_a_long_explanation_holds_up_nobody_and_stops_when_its_time_is_up(connect: Connect) -> None:
+    client = connect(batch_tokens=64, request_timeout=2)
+    text = "good cat " * 100
+    client.gate.seconds = 0.02  # of a pass; a thousand of them take too long
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(client.predict, [text], explain=True, tasks=["tone"])
+        wait_until(lambda: client.value("palmette_batch_texts_count") > 2)
+        assert client.predict().status_code == 200
+        assert not long.done()
+        refused(long.result(), 504, "timeout")
+    assert client.predict().status_code == 200
+    rows = client.gate.rows
+    time.sleep(0.2)
+    assert client.gate.rows == rows
+    assert client.value("palmette_dropped_texts_total") == 1
 
 
 @pytest.fixture(scope="module")
@@ -735,6 +762,15 @@ def test_a_client_that_goes_away_stops_the_work(process: Process) -> None:
     wait_until(lambda: any(line.get("status") == 499 for line in process.lines()))
 
 
+def test_a_websocket_is_answered_as_any_request_and_not_logged_as_a_fault(process: Process) -> None:
+    with socket.create_connection(("127.0.0.1", process.port)) as connection:
+        head = b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        connection.sendall(head + b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+    wait_until(lambda: any(line.get("path") == "/healthz" for line in process.lines()))
+    assert not [line for line in process.lines() if "pgrade" in line["event"] or "WebSocket" in line["event"]]
+
+
 def test_no_text_of_a_caller_is_in_the_log(process: Process) -> None:
     with httpx.Client(base_url=process.address) as client:
         client.post("/v1/predict", json={"texts": [f"{PLACE} sat."]})
@@ -836,6 +872,20 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_zero(trained: Trained, 
         assert load.lost == []
         assert load.refused == 4
         assert process.events("ended")
+
+
+def test_work_that_nobody_waits_for_does_not_hold_up_the_end(connect: Connect) -> None:
+    client = connect()
+    client.gate.opened.clear()
+    client.service.batcher.submit(Job(client.service.model, ["cat"], None, lambda: None))
+    wait_until(lambda: client.value("palmette_batch_texts_count") == 1)
+    client.service.end_by = begun = time.monotonic()
+    client.service.close()
+    assert time.monotonic() - begun < 10  # the gate would stay closed for 20
+
+
+def test_half_a_second_to_end_is_half_a_second() -> None:
+    assert _configure(FastAPI(), ServerSettings(shutdown_timeout=0.5)).timeout_graceful_shutdown == 0.5
 
 
 def test_where_no_filter_may_be_attached_the_server_still_ends() -> None:

@@ -76,9 +76,32 @@ def explanations(
         chunk.append(reading)
         passes += min(_words(reading.example), MOST)
         if passes >= _CHUNK:
-            yield from _explain(predictor, chunk, word)
+            yield from _at_once(predictor, chunk, word)
             chunk, passes = [], 0
-    yield from _explain(predictor, chunk, word)
+    yield from _at_once(predictor, chunk, word)
+
+
+def _at_once(predictor: Predictor, readings: Sequence[Reading], word: int | None) -> Iterator[dict[str, Any]]:
+    explaining = _Explaining(predictor, readings, word)
+    explaining.compute(explaining.hidden)
+    return explaining.answers()
+
+
+def by_portions(
+    asked: AnyPredictor, given: Input | Example, tasks: Sequence[str] | None = None, *, tokens: int
+) -> Iterator[dict[str, Any] | None]:
+    """One explanation, of which about so many tokens are computed at a time, so that other work can come between.
+
+    Yields:
+        None wherever it may be left for a while, or for good; then the answer.
+    """
+    predictor = with_heads(asked, "explain")
+    explaining = _Explaining(predictor, list(predictor.readings([given], tasks)), None)
+    for number, portion in enumerate(_portions(explaining.hidden, tokens)):
+        if number:
+            yield None
+        explaining.compute(portion)
+    yield from explaining.answers()
 
 
 def _words(example: Example) -> int:
@@ -103,31 +126,66 @@ class _Hidden:
     encoded: Encoded
 
 
-def _explain(predictor: Predictor, readings: Sequence[Reading], word: int | None) -> Iterator[dict[str, Any]]:
-    predictions = [predictor.decode(reading) for reading in readings]
-    claims = [_claims(predictor, *pair, word) for pair in zip(readings, predictions, strict=True)]
-    hidden = [
-        one for number, reading in enumerate(readings) if claims[number] for one in _hide(number, reading, predictor)
-    ]
-    dataset = Dataset(
-        [readings[one.number].example for one in hidden],
-        [_numbered(one.encoded, place) for place, one in enumerate(hidden)],
-    )
-    scores = [
-        {task: np.zeros((len(of.support), _words(reading.example))) for task, of in asked.items()}
-        for reading, asked in zip(readings, claims, strict=True)
-    ]
-    computed = predictor.compute(dataset, [list(claims[one.number]) for one in hidden])
-    for one, changed in zip(hidden, computed, strict=True):
-        reading = readings[one.number]
-        for task, of in claims[one.number].items():
-            windows = list(reading.windows[task])
-            for row, outputs in changed[task]:
-                windows[row.window] = (row, outputs)
-            support = predictor.kinds[task].support(windows, reading.example, reading.encoded.spans, of.prediction)
-            scores[one.number][task][:, one.words] = (of.support - support[of.chosen])[:, None]
-    for reading, predicted, asked, found in zip(readings, predictions, claims, scores, strict=True):
-        yield _render(predictor, reading.example, predicted, asked, found)
+class _Explaining:
+    """Some inputs' explanations while they are computed.
+
+    Attributes:
+        hidden: what is to be computed, in any portions.
+    """
+
+    def __init__(self, predictor: Predictor, readings: Sequence[Reading], word: int | None) -> None:
+        self._predictor = predictor
+        self._readings = readings
+        self._predictions = [predictor.decode(reading) for reading in readings]
+        pairs = zip(readings, self._predictions, strict=True)
+        self._claims = [_claims(predictor, *pair, word) for pair in pairs]
+        self._scores: list[dict[str, Scores]] = [
+            {task: np.zeros((len(of.support), _words(reading.example))) for task, of in asked.items()}
+            for reading, asked in zip(readings, self._claims, strict=True)
+        ]
+        self.hidden = [
+            one
+            for number, reading in enumerate(readings)
+            if self._claims[number]
+            for one in _hide(number, reading, predictor)
+        ]
+
+    def compute(self, hidden: Sequence[_Hidden]) -> None:
+        """Score the words that are hidden in these."""
+        dataset = Dataset(
+            [self._readings[one.number].example for one in hidden],
+            [_numbered(one.encoded, place) for place, one in enumerate(hidden)],
+        )
+        computed = self._predictor.compute(dataset, [list(self._claims[one.number]) for one in hidden])
+        for one, changed in zip(hidden, computed, strict=True):
+            reading = self._readings[one.number]
+            for task, of in self._claims[one.number].items():
+                windows = list(reading.windows[task])
+                for row, outputs in changed[task]:
+                    windows[row.window] = (row, outputs)
+                kind = self._predictor.kinds[task]
+                support = kind.support(windows, reading.example, reading.encoded.spans, of.prediction)
+                self._scores[one.number][task][:, one.words] = (of.support - support[of.chosen])[:, None]
+
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """The inputs' answers, explained."""
+        for reading, *found in zip(self._readings, self._predictions, self._claims, self._scores, strict=True):
+            yield _render(self._predictor, reading.example, *found)
+
+
+def _portions(hidden: Iterable[_Hidden], tokens: int) -> Iterator[list[_Hidden]]:
+    """Neighbours of up to so many tokens together, at least one."""
+    portion: list[_Hidden] = []
+    spent = 0
+    for one in hidden:
+        size = sum(map(len, one.encoded.rows))
+        if portion and spent + size > tokens:
+            yield portion
+            portion, spent = [], 0
+        portion.append(one)
+        spent += size
+    if portion:
+        yield portion
 
 
 def _claims(

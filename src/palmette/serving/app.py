@@ -64,6 +64,7 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,  # Swagger's page loads its scripts from elsewhere
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,  # a redirection would lead wherever the request's Host says
         lifespan=lifespan,
         telemetry=_telemetry(),
     )
@@ -264,7 +265,10 @@ def _account(request: Request, job: Job, service: Service) -> None:
     service.metrics.version_texts.labels(job.model.digest[:12]).inc(len(job.inputs))
     if service.follower is not None:
         service.follower.answered(job.model, (job.finished or time.monotonic()) - job.submitted)
-    service.metrics.answered(job.tasks or list(job.model.kinds), time.monotonic() - request.state.begun)
+    pairs = {isinstance(given, tuple) for given in job.inputs}
+    asked = dict.fromkeys(job.tasks or job.model.kinds)
+    tasks = [task for task in asked if any(job.model.takes(task, pair=pair) for pair in pairs)]
+    service.metrics.answered(tasks, time.monotonic() - request.state.begun)
 
 
 def _failed() -> RefusedError:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from palmette.explain import MOST, explanations
+from palmette.explain import MOST, by_portions
 from palmette.predictor import Input, Predictor, Reading
 from palmette.serving.logs import log
 from palmette.serving.metrics import Metrics
@@ -91,8 +91,11 @@ class Job:
         self.explain = explain
         self.tokens = tokens
         self.growing: dict[tuple[int, str], str] = {}
+        self.costs = [cost(given) for given in inputs]
         # An explanation computes a text once more without each of its words.
-        self.costs = [cost(given) * (1 + explain * min(cost(given), MOST)) for given in inputs]
+        self._work = [needed * (1 + min(needed, MOST)) for needed in self.costs] if explain else self.costs
+        self.explaining: Iterator[dict[str, Any] | None] | None = None  # the explanation that was begun
+        self.portion = 0  # cost of what was last taken of it
         self.answers: list[bytes | None] = [None] * len(inputs)
         self.error: BaseException | None = None
         self.cancelled = False
@@ -100,7 +103,8 @@ class Job:
         self.started: float | None = None
         self.finished: float | None = None
         self.missing = len(inputs)
-        self.waiting = sum(self.costs)  # cost of what no worker has taken yet
+        self.waiting = sum(self._work)  # cost of what no worker has taken yet
+        self.stored = sum(self.costs)  # cost of the texts that are kept for that
         self._next = 0
 
     @property
@@ -127,12 +131,28 @@ class Job:
             spent += needed
             self._next += 1
         self.waiting -= spent
+        self.stored -= spent
         return taken
+
+    def take_portion(self, most: int) -> int:
+        """The text of which a portion of the explanation is to be computed; it stays here until `explained`."""
+        left = self._work[self._next]
+        # An estimate: what is left of it is not nothing before the end.
+        self.portion = max(1, min(most, left - 1))
+        self._work[self._next] -= min(self.portion, left - 1)
+        self.waiting -= min(self.portion, left - 1)
+        return self._next
+
+    def explained(self) -> None:
+        """The text of which portions were taken is done."""
+        self.waiting -= self._work[self._next]
+        self.stored -= self.costs[self._next]
+        self._next += 1
 
     def drop(self) -> int:
         """Take no more of it; how many texts that leaves out."""
         left = len(self.inputs) - self._next
-        self._next, self.waiting, self.cancelled = len(self.inputs), 0, True
+        self._next, self.waiting, self.stored, self.cancelled = len(self.inputs), 0, 0, True
         return left
 
 
@@ -143,6 +163,9 @@ class Batcher:
     a quarter of a batch each: a request of 1,000 texts does not hold up a single text, and an ordinary request is done
     in one turn. A job whose next text found no room keeps its place, so that it comes first soon. Texts of two models
     (around a reload) are never mixed.
+
+    *Explanations.* One text may cost as much as hundreds. So it is explained by portions of `batch_tokens`, each
+    computed alone, and the job queues up again after each.
 
     *When to wait for more.* After an idle time, never: the first text goes at once. Under load, callers who have just
     been answered are about to ask again, and taking the first of them alone would leave the others for a second batch.
@@ -178,7 +201,9 @@ class Batcher:
         self._queue_seconds = queue_seconds
         self._longest_wait = longest_wait
         self._queue: deque[Job] = deque()
-        self._queued = 0  # cost of all that waits
+        self._queued = 0  # cost of all texts that wait
+        self._explained: list[Job] = []  # by portions, one of which is being computed
+        self._computing = 0  # cost of what workers have taken
         self._changed = threading.Condition()
         self._closed = False
         self._crowd = 1  # requests that were there one batch before
@@ -206,32 +231,33 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
-            self.check_room(job.waiting)
+            self.check_room(job.stored, work=job.waiting)
             self._queue.append(job)
-            self._queued += job.waiting
+            self._queued += job.stored
             self._changed.notify()
 
-    def check_room(self, tokens: int = 1) -> None:
+    def check_room(self, tokens: int = 1, *, work: int = 1) -> None:
         """Refuse what would find no room. Asked before a body is read, it costs a full server next to nothing.
 
         The queue is bounded twice: in subwords, for the memory, and in seconds, so that whoever is accepted is answered
         in time, and who would not be can go elsewhere at once. The seconds are those until a request of this size would
-        have had its turns: one of 1,000 texts shuts nobody out.
+        have had its turns: one of 1,000 texts, or an explanation, shuts nobody out.
 
         Args:
             tokens: that are to be added.
+            work: what they cost; more than the texts have, where they are to be explained.
 
         Raises:
             QueueFullError: there is no room for them now.
         """
         turn = self._batch_tokens // _TURNS
+        turns = turn * -(-work // turn)
         with self._changed:
-            if not self._queued:
-                return
-            most = turn * -(-tokens // turn)
-            ahead = sum(min(job.waiting, most) for job in self._queue)
+            ahead = self._computing
+            for job in (*self._queue, *self._explained):
+                ahead += min(job.waiting, max(turns, self._batch_tokens) if job.explain else turns)
             seconds = ahead / self._rate if self._rate else 0.0
-            if self._queued + tokens > self._queue_tokens:
+            if self._queued and self._queued + tokens > self._queue_tokens:
                 seconds = max(seconds, self._queued / self._rate if self._rate else 0.0)
             elif seconds <= self._queue_seconds:
                 return
@@ -244,7 +270,7 @@ class Batcher:
                 self._metrics.dropped.inc(self._withdraw(job))
 
     def _withdraw(self, job: Job) -> int:
-        self._queued -= job.waiting
+        self._queued -= job.stored
         if job in self._queue:
             self._queue.remove(job)
         return job.drop()
@@ -261,14 +287,24 @@ class Batcher:
     def _work(self) -> None:
         while batch := self._next_batch():
             begun = time.monotonic()
+            tokens = _tokens(batch)
             self._compute(batch)
             with self._changed:
                 self._took = time.monotonic() - begun
-                tokens = sum(job.costs[number] for job, number in batch)
+                self._computing -= tokens
+                self._put_back(batch[0][0])
                 if tokens < self._batch_tokens / 2:
                     continue  # says nothing about what a full queue takes
                 rate = tokens / max(self._took, 1e-4)
                 self._rate = rate if self._rate is None else self._rate + 0.2 * (rate - self._rate)
+
+    def _put_back(self, job: Job) -> None:
+        """Of an explanation, a portion is done: the next waits for its turn."""
+        if job in self._explained:
+            self._explained.remove(job)
+            if job.waiting:
+                self._queue.append(job)
+                self._changed.notify()
 
     def _next_batch(self) -> list[tuple[Job, int]]:
         """What to compute next; nothing when there will be nothing more."""
@@ -283,7 +319,9 @@ class Batcher:
                     self._crowd = 1
                 self._gather()
                 if self._queue:  # nobody cancelled, no other worker took it
-                    return self._fill()
+                    batch = self._portion() if self._queue[0].explain else self._fill()
+                    self._computing += _tokens(batch)
+                    return batch
 
     def _gather(self) -> None:
         """Wait for more where the rule says so."""
@@ -294,22 +332,29 @@ class Batcher:
                 return
             self._changed.wait(left)
 
+    def _portion(self) -> list[tuple[Job, int]]:
+        """Take a portion of the explanation that comes first."""
+        self._crowd = len(self._queue)
+        job = self._queue.popleft()
+        self._explained.append(job)
+        return [(job, job.take_portion(self._batch_tokens))]
+
     def _fill(self) -> list[tuple[Job, int]]:
         """Take a batch off the queue."""
         batch: list[tuple[Job, int]] = []
         self._crowd = len(self._queue)
         model = self._queue[0].model
-        turns = deque(job for job in self._queue if job.model is model)
+        turns = deque(job for job in self._queue if job.model is model and not job.explain)
         room = self._batch_tokens
         while turns:
             job = turns.popleft()
-            before = job.waiting
+            before = job.stored
             taken = job.take(turn=self._batch_tokens // _TURNS, room=room, forced=not batch)
             if not taken:
                 continue
             batch += [(job, number) for number in taken]
-            room -= before - job.waiting
-            self._queued -= before - job.waiting
+            room -= before - job.stored
+            self._queued -= before - job.stored
             self._queue.remove(job)
             if job.waiting:
                 self._queue.append(job)
@@ -326,9 +371,12 @@ class Batcher:
                 self._metrics.queue_wait.observe(now - job.submitted)
         self._metrics.batch_texts.observe(len(batch))
         self._metrics.batch_requests.observe(len(jobs))
-        self._metrics.batch_tokens.observe(sum(job.costs[number] for job, number in batch))
+        self._metrics.batch_tokens.observe(_tokens(batch))
         try:
-            answers, seen = self._answer(batch)
+            explained = self._explain(*batch[0]) if jobs[0].explain else None
+            if jobs[0].explaining is not None:
+                return
+            answers, seen = self._answer(batch, explained)
         except BaseException as error:  # noqa: BLE001 - a panic of the tokenizers is no Exception
             if len(jobs) > 1:
                 # One of them is at fault; the others are strangers to it.
@@ -345,8 +393,27 @@ class Batcher:
         self._deliver(batch, answers)
         self._gallery.show(seen)
 
-    def _answer(self, batch: Sequence[tuple[Job, int]]) -> tuple[list[bytes], list[Answered]]:
-        """The rendered answers of a batch, and what observers see of them."""
+    def _explain(self, job: Job, number: int) -> dict[str, Any] | None:
+        """Compute a portion of an explanation; the explained answer after the last."""
+        predictor = job.model.answerer.predictor
+        if job.explaining is None:
+            with self._words:
+                example = predictor.example(job.inputs[number])
+            job.explaining = by_portions(predictor, example, job.tasks, tokens=self._batch_tokens)
+        answer = next(job.explaining)
+        if answer is not None:
+            job.explaining = None
+        return answer
+
+    def _answer(
+        self, batch: Sequence[tuple[Job, int]], explained: dict[str, Any] | None
+    ) -> tuple[list[bytes], list[Answered]]:
+        """The rendered answers of a batch, and what observers see of them.
+
+        Args:
+            batch: the texts.
+            explained: the answer over the only text, if it was asked to be explained.
+        """
         predictor = batch[0][0].model.answerer.predictor
         with self._words:
             examples = [predictor.example(job.inputs[number]) for job, number in batch]
@@ -364,12 +431,8 @@ class Batcher:
                 by_task.setdefault(task, []).append(prediction)
         for task, answers in by_task.items():
             self._metrics.predicted(task, answers)
-        rendered = []
-        for (job, _), example, predictions in zip(batch, examples, found, strict=True):
-            if job.explain:
-                rendered += list(explanations(predictor, [example], job.tasks))
-            else:
-                rendered.append(predictor.render(example, predictions))
+        pairs = zip(examples, found, strict=True)
+        rendered = [predictor.render(*pair) for pair in pairs] if explained is None else [explained]
         seen = [
             Answered(job.model, job.request_id, number, example, predictions, job.key, reading)
             for (job, number), example, predictions, reading in zip(batch, examples, found, readings, strict=True)
@@ -381,12 +444,20 @@ class Batcher:
             for (job, number), answer in zip(batch, answers, strict=True):
                 job.answers[number] = answer
                 job.missing -= 1
+                if job.explain and not job.cancelled:
+                    self._queued -= job.costs[number]
+                    job.explained()
             jobs = dict.fromkeys(job for job, _ in batch)
             for job in jobs:
                 if job.missing == 0:
                     job.finished = time.monotonic()
         for job in jobs:
             job.notify()
+
+
+def _tokens(batch: Sequence[tuple[Job, int]]) -> int:
+    """What a batch costs; an explanation is alone in its batch."""
+    return sum(job.portion if job.explain else job.costs[number] for job, number in batch)
 
 
 def _tell(batch: Sequence[tuple[Job, int]], place: int, task: str, written: str) -> None:

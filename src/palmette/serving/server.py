@@ -13,10 +13,13 @@ import gc
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from palmette.answering import Answerer
 from palmette.serving import logs
@@ -28,6 +31,13 @@ from palmette.serving.settings import ServerSettings
 
 _LAST_REQUESTS = 0.2  # seconds
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class _Protocol(HttpToolsProtocol):
+    """HTTP, and nothing to upgrade to."""
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """The request is answered as any other. uvicorn would advise, twice for each, to install packages."""
 
 
 class _Server(uvicorn.Server):
@@ -70,6 +80,7 @@ class _Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(_LAST_REQUESTS, self._close)
 
     def _close(self) -> None:
+        self._service.end_by = time.monotonic() + self._service.settings.shutdown_timeout
         self.should_exit = True
 
     def _reload(self) -> None:
@@ -103,16 +114,19 @@ def serve(load: Callable[[Path], Answerer], path: Path | None, settings: ServerS
     listener = listen(settings.host, settings.port)
     if settings.host not in LOOPBACK and not service.keys.hashes:
         logs.log("anybody who reaches this address may call: see --keys", level=logging.WARNING)
-    config = uvicorn.Config(
+    logs.log("listening", address=address(listener), digest=service.model.digest)
+    _Server(_configure(app, settings), service, listener).run(sockets=[listener])
+    logs.log("ended")
+
+
+def _configure(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=_Protocol,
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.shutdown_timeout),
+        timeout_graceful_shutdown=settings.shutdown_timeout,  # type: ignore[arg-type]  # asyncio takes half a second too
     )
-    logs.log("listening", address=address(listener), digest=service.model.digest)
-    _Server(config, service, listener).run(sockets=[listener])
-    logs.log("ended")

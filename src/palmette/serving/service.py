@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -27,6 +29,7 @@ from palmette.serving.roster import Folder, Roster, Source
 from palmette.serving.settings import ServerSettings
 from palmette.serving.watching import Watcher
 
+_LAST_WRITES = 1.0  # seconds, at least, for what observers still have to write
 _SEED = 13  # of the resampling that limits of watched signals come from
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ class Service:
         releases: the roles in the store; None without one.
         reviews: the queue of answers that people check; None without a store.
         draining: the server is about to end.
+        end_by: when (`time.monotonic`) what is still being computed is left alone.
 
     Raises:
         PalmetteError: the model cannot be loaded, or the keys, or the store cannot be opened.
@@ -78,6 +82,7 @@ class Service:
             workers=settings.workers,
         )
         self.draining = False
+        self.end_by = math.inf
 
     def _find_source(self, load: Callable[[Path], Answerer], path: Path | None) -> Source:
         if self.releases is not None:
@@ -119,7 +124,19 @@ class Service:
         return self.roster.live
 
     def close(self) -> None:
-        """Answer what was accepted, then end every thread."""
+        """Answer what was accepted, then end every thread.
+
+        Past `end_by`, nobody waits for the answers any more: threads that still compute are left, and end with the
+        process.
+        """
+        closing = threading.Thread(target=self._close, name="palmette-closing", daemon=True)
+        closing.start()
+        left = max(_LAST_WRITES, self.end_by - time.monotonic())
+        closing.join(left if left < math.inf else None)
+        if closing.is_alive():
+            log("not in time: what is still being computed is left", level=logging.WARNING)
+
+    def _close(self) -> None:
         self.batcher.close()
         if self.follower is not None:
             self.follower.close()

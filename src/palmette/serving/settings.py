@@ -62,7 +62,11 @@ class ServerSettings(Settings):
     drain_seconds: float = Field(
         1.0, ge=0, description="Seconds after SIGTERM in which /readyz says 503 and requests are still taken."
     )
-    shutdown_timeout: float = Field(60.0, gt=0, description="Seconds that accepted requests then have to end.")
+    shutdown_timeout: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds that accepted requests then have to end; what is not done a second later is left.",
+    )
     keys: Path | None = Field(None, description="File of key hashes (palmette keys new); none: no key is asked for.")
     watch: bool = Field(False, description="Compare what is answered with the bundle's reference profile (/watch).")
     watch_window: int = Field(500, ge=50, le=100_000, description="Texts in a window that is compared, of each task.")
