@@ -19,6 +19,9 @@ from fakes import tiny_trunk, write_jsonl
 from palmette.cli import main
 from palmette.config import Config
 from palmette.corpus import Corpus, load_corpus
+from palmette.deploy.bundle import Bundle
+from palmette.deploy.decisions import out_of_reach, set_thresholds, targets_of
+from palmette.deploy.export import export
 from palmette.errors import ConfigError, RunError
 from palmette.operate.gate import GateSettings
 from palmette.operate.review.corrections import Corrected, Corrections, corrections
@@ -250,6 +253,32 @@ def test_without_a_correction_that_can_be_used_nothing_is_written(run: Path, tmp
     with pytest.raises(RunError, match="no correction to train on: the database has none"):
         update(run, Corrections([], {}, {}, {}), tmp_path / "out", now=NOW, gate_settings=GateSettings())
     assert not (tmp_path / "out").exists()
+
+
+def test_answers_are_decided_for_the_same_precision_as_before(run: Path, tmp_path: Path) -> None:
+    """A bundle that was calibrated for a precision is not replaced by one whose answers all count as automatic."""
+    exported = export(run, tmp_path / "exported", now=NOW)
+    old = set_thresholds(exported.folder, tmp_path / "old", {"pos": 0.9})
+    reviewed(run, tmp_path / "review.db", sentences(12, [WRONG], 8))
+    found = corrections(open_store(str(tmp_path / "review.db")), now=NOW)
+    said: list[str] = []
+    quick = UpdateSettings(epochs=1, least_replay=20, replay=1)
+    made = update(run, found, tmp_path / "new", now=NOW, old=old.folder, settings=quick, say=said.append)
+    bundle = Bundle.open(made.folder / "bundle")
+    assert targets_of(bundle) == {"pos": 0.9}
+    assert made.record["decisions"] == {"pos": {"target": 0.9, "lost": None}}
+    assert {path.name for path in made.folder.iterdir()} == {"run", "bundle", "gate.json", "gate.html", "update.json"}
+    assert made.gate["new"]["digest"] == made.record["bundle"]["digest"] == bundle.digest
+    (answer,) = palmette.load(bundle.folder).predict([["cat", "sat"]], tasks=["pos"])
+    assert set(answer["tasks"]["pos"]["decisions"]) <= {"automatic", "review"}
+    assert any(line.startswith("pos: from a confidence of ") for line in said)
+
+
+def test_a_precision_that_cannot_be_kept_is_said(run: Path, tmp_path: Path) -> None:
+    bundle = export(run, tmp_path / "exported", now=NOW)
+    reasons = out_of_reach(bundle, {"pos": 0.9, "tone": 0.9999})
+    assert reasons.keys() == {"tone"}
+    assert "no threshold reaches a precision of 0.9999" in reasons["tone"]
 
 
 def test_users_mistakes(run: Path, tmp_path: Path) -> None:

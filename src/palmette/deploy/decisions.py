@@ -54,25 +54,54 @@ def set_thresholds(
     claims = _claims(model, data, split)
     found: dict[str, Operating] = {}
     for task, target in targets.items():
-        if task not in claims or not len(claims[task]):
-            raise BundleError(
-                f"task {task}: there are no claims to set a threshold on: its kind gives no confidences, or the data "
-                "has no labels for it (give labelled texts with --data)"
-            )
-        own = claims[task]
-        reached, best = calibration.operate(own.confidence[0], own.right, own.text, target=target)
-        if reached is None:
-            raise BundleError(
-                f"task {task}: no threshold reaches a precision of {target:g} for sure. Best: {best.threshold:.4f}, "
-                f"with {best.precision:.4f}, surely {best.bound:.4f}, for {best.share:.0%} of the answers. Ask for "
-                "less, or give more labelled texts with --data"
-            )
+        found[task] = reached = _reach(task, target, claims)
         say(
             f"{task}: from a confidence of {reached.threshold:.4f} on, {reached.share:.1%} of answers are automatic; "
             f"{reached.precision:.4f} of them are right, surely {reached.bound:.4f}"
         )
-        found[task] = reached
     return _rewrite(model, out, targets, found, "its run's dev data" if data is None else f"given data ({split})")
+
+
+def targets_of(found: Bundle) -> dict[str, float]:
+    """The precision that thresholds of a bundle were set for, by task."""
+    if bundle.CALIBRATION not in found.manifest["files"]:
+        return {}
+    report = found.read_json(bundle.CALIBRATION)
+    return {task: float(entry["decisions"]["target"]) for task, entry in report.items() if "decisions" in entry}
+
+
+def out_of_reach(found: Bundle, targets: Mapping[str, float]) -> dict[str, str]:
+    """Of which tasks no threshold of this bundle reaches the target on its run's dev data, and why."""
+    reasons = {}
+    claims = _claims(Runtime.load(found.folder), None, "dev")
+    for task, target in targets.items():
+        try:
+            _reach(task, target, claims)
+        except BundleError as error:
+            reasons[task] = str(error)
+    return reasons
+
+
+def _reach(task: str, target: float, claims: Mapping[str, Claims]) -> Operating:
+    """The smallest threshold that reaches the target.
+
+    Raises:
+        BundleError: there are no claims, or none does.
+    """
+    if task not in claims or not len(claims[task]):
+        raise BundleError(
+            f"task {task}: there are no claims to set a threshold on: its kind gives no confidences, or the data "
+            "has no labels for it (give labelled texts with --data)"
+        )
+    own = claims[task]
+    reached, best = calibration.operate(own.confidence[0], own.right, own.text, target=target)
+    if reached is None:
+        raise BundleError(
+            f"task {task}: no threshold reaches a precision of {target:g} for sure. Best: {best.threshold:.4f}, "
+            f"with {best.precision:.4f}, surely {best.bound:.4f}, for {best.share:.0%} of the answers. Ask for "
+            "less, or give more labelled texts with --data"
+        )
+    return reached
 
 
 def _claims(model: Runtime, data: Config | None, split: str) -> dict[str, Claims]:

@@ -137,23 +137,24 @@ def _calibrated(
     """The tasks with confidences that mean what they say, how well they do, and the claims on dev."""
     predictor = _predictor(run, engine)
     dev = calibration.collect(predictor, corpus.splits["dev"])
-    test = calibration.collect(predictor, corpus.splits["test"])
+    fits = {task: calibration.fit(claims) for task, claims in dev.items()}
+    # Decoding at each temperature is most of the work; of test only those are looked at that were chosen.
+    temperatures = sorted({1.0, *(fitted.calibration.temperature for fitted in fits.values())})
+    test = calibration.collect(predictor, corpus.splits["test"], temperatures=temperatures)
     kinds = dict(run.kinds)
     reports: dict[str, dict[str, Any]] = {}
-    kept = {}
-    for task, claims in dev.items():
-        fitted = calibration.fit(claims)
+    for task, fitted in fits.items():
         kinds[task] = calibration.calibrated(run.kinds[task], fitted.calibration)
-        kept[task] = (claims, fitted.held_out)
         reports[task] = {
             **fitted.calibration.state(),
             "cross_validated_brier": fitted.brier,
-            "dev, held out": calibration.measure(fitted.held_out, claims.right),
+            "dev, held out": calibration.measure(fitted.held_out, dev[task].right),
         }
         if task in test:
             for name, by in (("before", Calibration()), ("after", fitted.calibration)):
-                found = calibration.measure(calibration.confidences(test[task], by), test[task].right)
-                reports[task][f"test, {name}"] = found
+                sure = by.means(test[task].confidence[temperatures.index(by.temperature)])
+                reports[task][f"test, {name}"] = calibration.measure(sure, test[task].right)
+    kept = {task: (claims, fits[task].held_out) for task, claims in dev.items()}
     return kinds, reports, calibration.pack(kept)
 
 

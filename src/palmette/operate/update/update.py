@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from palmette.checkpoint import write_atomically
 from palmette.config import Config
 from palmette.corpus import load_corpus
 from palmette.deploy.bundle import Bundle
+from palmette.deploy.decisions import out_of_reach, set_thresholds, targets_of
 from palmette.deploy.export import export
 from palmette.errors import RunError
 from palmette.noninferiority import shift
@@ -108,6 +110,7 @@ def update(
         corpus=corpus,
         say=say,
     )
+    bundle, decisions = _decided(bundle, old, say)
     sides = Side.load(old if old is not None else run), Side.load(bundle.folder)
     judged = gate_settings or GateSettings()
     report = gate(*sides, now=now, settings=judged, checks=checks, examples=corpus.splits[judged.split], say=say)
@@ -120,6 +123,7 @@ def update(
         "bundle": {"digest": bundle.digest, "precision": bundle.manifest["precision"]},
         "settings": settings.model_dump(mode="json"),
         "training": counts,
+        "decisions": decisions,
         "corrections": _provenance(found, chosen),
         "bought": _bought(*sides, examples_of(chosen.held_out), report, judged),
         "verdict": report["verdict"],
@@ -157,6 +161,29 @@ def _precision(old: str | Path | None) -> str | None:
         return None
     precision = str(Bundle.open(old).manifest["precision"])
     return None if precision == "fp32" else precision
+
+
+def _decided(made: Bundle, old: str | Path | None, say: Say) -> tuple[Bundle, dict[str, Any]]:
+    """The bundle with thresholds for the precision that those of the old one were set for (`palmette calibrate`).
+
+    They are set anew, on dev: the new model's confidences are others.
+
+    Returns:
+        The bundle, in the same folder, and for update.json the targets by task, kept or why they are not.
+    """
+    wanted = targets_of(Bundle.open(old)) if old is not None else {}
+    if not wanted:
+        return made, {}
+    lost = out_of_reach(made, wanted)
+    for task, reason in lost.items():
+        say(f"note: answers of {task} come without a decision from now on: {reason}")
+    kept = {task: target for task, target in wanted.items() if task not in lost}
+    if kept:
+        aside = made.folder.with_name("undecided")
+        made.folder.rename(aside)
+        made = set_thresholds(aside, made.folder, kept, say=say)
+        shutil.rmtree(aside)
+    return made, {task: {"target": target, "lost": lost.get(task)} for task, target in wanted.items()}
 
 
 def _why_none(found: Corrections, chosen: Sorted) -> str:
