@@ -131,9 +131,18 @@ def test_two_processes_train_the_model_of_one(forked: Any, config: Path, one: Pa
     assert not (out / "checkpoints").exists()
 
 
-def test_two_processes_train_the_encoder_decoder_of_one(forked: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "tokens", "adapters"),
+    [("t5", 120, None), ("language model", 400, "shared"), ("language model", 400, "per_task")],
+)
+def test_two_processes_train_the_writer_of_one(
+    forked: Any, tmp_path: Path, model: str, tokens: int, adapters: str | None
+) -> None:
     config = tmp_path / "tasks.yaml"
-    config.write_text(yaml.safe_dump(tiny_text_config(tmp_path, examples=4, epochs=1, batch_tokens=120)))
+    data = tiny_text_config(tmp_path, model=model, examples=4, epochs=1, batch_tokens=tokens)
+    if adapters is not None:
+        data["lora"] = {"adapters": adapters, "dropout": 0.0}
+    config.write_text(yaml.safe_dump(data))
     assert start(forked, config, tmp_path / "one", processes=1) == [0]
     assert start(forked, config, tmp_path / "two") == [0, 0]
     assert [line["processes"] for line in history(tmp_path / "two", "started")] == [2]
