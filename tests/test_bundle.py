@@ -87,7 +87,10 @@ def test_a_later_format_is_refused(copy: Path) -> None:
         palmette.load(copy)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "files": 3}'])
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "files": 3}', NESTED])
 def test_a_damaged_manifest_is_refused(copy: Path, content: str) -> None:
     (copy / MANIFEST).write_text(content)
     with pytest.raises(BundleError, match=r"manifest\.json: is damaged"):
@@ -106,7 +109,16 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
         Runtime.load(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"tasks": {"pos": {}}}', b'{"tasks": {"pos": 3}}', b"\xff"])
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", ""])
+def test_a_name_that_no_file_can_have_is_refused(copy: Path, name: str) -> None:
+    rewrite(copy, lambda manifest: manifest["files"].update({name: "0"}))
+    with pytest.raises(BundleError, match=r"is not a file of this folder itself|cannot be read, although"):
+        palmette.load(copy)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"tasks": {"pos": {}}}', b'{"tasks": {"pos": 3}}', b"\xff", NESTED.encode()]
+)
 def test_damaged_tasks_are_refused(copy: Path, content: bytes) -> None:
     replace(copy, TASKS, content)
     with pytest.raises(BundleError, match=r"tasks\.json: is (damaged|not JSON)"):
@@ -116,7 +128,39 @@ def test_damaged_tasks_are_refused(copy: Path, content: bytes) -> None:
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe"])
 def test_a_damaged_tokenizer_is_refused(copy: Path, content: bytes) -> None:
     replace(copy, TOKENIZER, content)
-    with pytest.raises(BundleError, match="tokenizer"):
+    with pytest.raises(BundleError, match=r"tokenizer\.json: is damaged"):
+        palmette.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("pad", -1),
+        ("pad", 10**6),
+        ("pad", "0"),
+        ("pad", True),
+        ("max_length", 3),
+        ("max_length", -512),
+        ("max_length", 10**9),
+        ("max_length", "512"),
+        ("max_length", 24.5),
+    ],
+)
+def test_numbers_that_do_not_fit_the_tokenizer_are_refused(copy: Path, key: str, value: object) -> None:
+    tasks = json.loads((copy / TASKS).read_text())
+    replace(copy, TASKS, json.dumps({**tasks, key: value}).encode())
+    with pytest.raises(BundleError, match=rf"tasks\.json: {key}: .*{value!r}|{key}: 3 leaves no room"):
+        palmette.load(copy)
+
+
+@pytest.mark.parametrize("task", ["pos", "ner", "tone", "topics", "same"])
+def test_labels_that_the_graph_does_not_score_are_refused(copy: Path, task: str) -> None:
+    tasks = json.loads((copy / TASKS).read_text())
+    tasks["tasks"][task]["state"]["labels"].append("zzz")
+    replace(copy, TASKS, json.dumps(tasks).encode())
+    with pytest.raises(
+        BundleError, match=rf"model\.onnx: the output 'scores\.{task}' has \d+ numbers a unit; .* needs"
+    ):
         palmette.load(copy)
 
 

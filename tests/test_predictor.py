@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fakes import WORDS, tiny_encoder
+from palmette.answering import Answerer
 from palmette.batching import Batch
 from palmette.config import TaskConfig
 from palmette.errors import RunError
@@ -186,6 +187,28 @@ def test_what_is_not_an_input_is_refused(wrong: Any) -> None:
     predictor, _ = predictor_of()
     with pytest.raises(RunError, match="expected a text, a list of words or a pair"):
         predictor.example(wrong)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, {"text": "a"}, b"a", [None], [{"text": "a"}], (("a", "b"), "c")])
+def test_what_is_asked_for_is_a_text_a_pair_or_a_list(wrong: Any) -> None:
+    predictor, engine = predictor_of()
+    for explain in (False, True):
+        with pytest.raises(RunError, match=r"expected a text, .*found .*(None|5|text|b'a'|'c')"):
+            Answerer(TASKS, predictor).predict(wrong, explain=explain)
+    assert not engine.batches
+
+
+def test_a_stream_of_one_text_is_not_one_of_its_letters() -> None:
+    with pytest.raises(RunError, match=r"expected a text, a pair .* found 'the cat'"):
+        list(predictor_of()[0].stream("the cat"))
+
+
+@pytest.mark.parametrize("wrong", ["tags", 5, iter(["tags"])])
+def test_tasks_are_a_list(wrong: Any) -> None:
+    with pytest.raises(RunError, match="tasks: expected a list of names, found"):
+        Answerer(TASKS, predictor_of()[0]).predict("the cat", tasks=wrong)
+    with pytest.raises(RunError, match=r"no task \['tags'\]"):
+        Answerer(TASKS, predictor_of()[0]).predict("the cat", tasks=[["tags"]])  # type: ignore[list-item]
 
 
 def test_pairs_may_be_words_or_text() -> None:

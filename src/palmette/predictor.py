@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -62,12 +62,14 @@ class AnyPredictor(ABC):
         """The kinds of some tasks, all by default.
 
         Raises:
-            RunError: the model has no such task.
+            RunError: the model has no such task, or it is no list of tasks.
         """
         if tasks is None:
             return dict(self.kinds)
+        if isinstance(tasks, str) or not isinstance(tasks, Collection):
+            raise RunError(f"tasks: expected a list of names, found {tasks!r}"[:200])
         for task in tasks:
-            if task not in self.kinds:
+            if not isinstance(task, str) or task not in self.kinds:
                 raise RunError(f"no task {task!r} in this model; it has {', '.join(self.kinds)}")
         return {task: self.kinds[task] for task in tasks}
 
@@ -79,7 +81,7 @@ class AnyPredictor(ABC):
         """
         if isinstance(given, str):
             return Example(self.find_words(given), {})
-        if isinstance(given, tuple) and len(given) == 2:
+        if isinstance(given, tuple) and len(given) == 2 and not any(isinstance(part, tuple) for part in given):
             first, second = (self.example(part).text for part in given)
             return Example(first, {}, pair=second)
         if isinstance(given, list) and all(isinstance(word, str) for word in given):
@@ -111,7 +113,8 @@ class AnyPredictor(ABC):
         """Answers in order, in bounded memory, for an input of any length.
 
         Raises:
-            RunError: a task is unknown, an input is of no known form, or none of the named tasks takes it.
+            RunError: a task is unknown, an input is of no known form (one text is none: `[text]`), or none of the named
+                tasks takes it.
         """
         for chunk, wanted in self._chunks(inputs, tasks):
             yield from zip(chunk, self._run(chunk, wanted), strict=True)
@@ -121,6 +124,9 @@ class AnyPredictor(ABC):
     ) -> Iterator[tuple[list[Example], list[list[str]]]]:
         """Examples, some at a time, and the tasks that are wanted of each."""
         kinds = self.choose(tasks)
+        if isinstance(inputs, str | bytes | Mapping) or not isinstance(inputs, Iterable):
+            wanted = "a text, a pair (a tuple of two) or a list of such inputs"
+            raise RunError(f"expected {wanted}, found {inputs!r}"[:200])
         source = iter(inputs)
         while chunk := [
             given if isinstance(given, Example) else self.example(given) for given in islice(source, _CHUNK)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from palmette.answering import Answerer
 from palmette.batching import EMBEDDING, Batch
 from palmette.config import TaskConfig
 from palmette.deploy.bundle import GRAPH, TASKS, TOKENIZER, WORDS, Bundle
-from palmette.errors import BundleError, MissingExtraError
-from palmette.kinds import find_kind
+from palmette.errors import BundleError, ConfigError, MissingExtraError
+from palmette.kinds import AnyKind, find_kind
 from palmette.machine import cores, keep_quiet
 from palmette.predictor import Engine, Predictor
 from palmette.text import TextEncoder
@@ -26,6 +26,8 @@ from palmette.words import WordFinder, WordRules
 # Padded tokens in a pass: what a pass touches then stays in the cores' caches. With 4,096, a file of sentences took 1.5
 # times as long (two cores, int8 and fp32 alike; LOG.md, 2026-11-24).
 _BATCH_TOKENS = 512
+
+_LONGEST = 65_536  # subwords of a window: more than trunks have places for
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "casing")
 EMBEDDED, EMBEDDINGS = "embedded", "embeddings"  # input: numbers of rows; output: the mean vector of each
@@ -71,21 +73,36 @@ class Runtime(Answerer):
                 task: find_kind(found["config"]["kind"])(task, TaskConfig(**found["config"]), found["state"])
                 for task, found in described["tasks"].items()
             }
-            encoder = TextEncoder(
-                Tokenizer.from_buffer(bundle.read(TOKENIZER)), max_length=int(described["max_length"])
-            )
-            pad = int(described["pad"])
+            max_length, pad = described["max_length"], described["pad"]
         except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
             raise BundleError(f"{bundle.folder / TASKS}: is damaged: {error!r}") from error
+        encoder = _encoder(bundle, max_length, pad)
         try:
             words = WordFinder(WordRules.from_json(bundle.read_json(WORDS)))
         except ValueError as error:
             raise BundleError(f"{bundle.folder / WORDS}: is damaged: {error}") from error
         session = open_session(bundle.read(GRAPH), threads=threads, where=str(bundle.folder / GRAPH))
-        check_graph(session, list(kinds), where=str(bundle.folder / GRAPH))
+        check_graph(session, kinds, where=str(bundle.folder / GRAPH))
         engine = onnx_engine(session)
         predictor = Predictor(kinds, encoder, engine, pad=pad, find_words=words, batch_tokens=_BATCH_TOKENS)
         return cls(kinds, predictor, bundle, session)
+
+
+def _encoder(bundle: Bundle, max_length: Any, pad: Any) -> TextEncoder:
+    """The tokenizer's encoder, if the numbers that tasks.json has for it fit."""
+    try:
+        tokenizer = Tokenizer.from_buffer(bundle.read(TOKENIZER))
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"{bundle.folder / TOKENIZER}: is damaged: {error}") from error
+    where, vocabulary = bundle.folder / TASKS, tokenizer.get_vocab_size()
+    if type(pad) is not int or not 0 <= pad < vocabulary:
+        raise BundleError(f"{where}: pad: expected a number below {vocabulary}, the size of {TOKENIZER}, found {pad!r}")
+    if type(max_length) is not int or not 0 < max_length <= _LONGEST:
+        raise BundleError(f"{where}: max_length: expected a number up to {_LONGEST}, found {max_length!r}")
+    try:
+        return TextEncoder(tokenizer, max_length=max_length)
+    except ConfigError as error:
+        raise BundleError(f"{where}: max_length: {max_length} leaves no room for a pair in {TOKENIZER}") from error
 
 
 def open_session(graph: bytes, *, threads: int | None, where: str) -> Any:
@@ -113,26 +130,32 @@ def open_session(graph: bytes, *, threads: int | None, where: str) -> Any:
         raise BundleError(f"{where}: is not a graph that ONNX Runtime can run: {str(error)[:300]}") from error
 
 
-def check_graph(session: Any, tasks: Sequence[str], *, where: str) -> None:
+def check_graph(session: Any, kinds: Mapping[str, AnyKind], *, where: str) -> None:
     """Refuse a graph whose inputs and outputs are not those of its tasks.
 
     Raises:
-        BundleError: naming the first that is unknown, missing or of another type.
+        BundleError: naming the first that is unknown, missing or of another type or size.
     """
     inputs = {found.name: found.type for found in session.get_inputs()}
-    outputs = {found.name for found in session.get_outputs()}
+    shapes = {found.name: found.shape for found in session.get_outputs()}
+    outputs = set(shapes)
     if EMBEDDED in inputs and EMBEDDINGS in outputs:  # bundles of earlier versions have neither
         inputs.pop(EMBEDDED)
         outputs.remove(EMBEDDINGS)
-    for name in sorted(inputs.keys() - {*INPUTS, *map(index_name, tasks)}):
+    for name in sorted(inputs.keys() - {*INPUTS, *map(index_name, kinds)}):
         raise BundleError(f"{where}: has an unknown input {name!r}: refused")
-    for name in sorted({*INPUTS, *map(index_name, tasks)} - inputs.keys()):
+    for name in sorted({*INPUTS, *map(index_name, kinds)} - inputs.keys()):
         raise BundleError(f"{where}: lacks the input {name!r}")
     for name, kind in inputs.items():
         if kind != "tensor(int64)":
             raise BundleError(f"{where}: input {name!r} is a {kind}, expected tensor(int64)")
-    for name in sorted(outputs ^ set(map(output_name, tasks))):
+    for name in sorted(outputs ^ set(map(output_name, kinds))):
         raise BundleError(f"{where}: the output {name!r} is not in both the graph and {TASKS}")
+    for task, kind in kinds.items():
+        found = shapes[output_name(task)][-1:]
+        if kind.outputs is not None and found and isinstance(found[0], int) and found[0] != kind.outputs:
+            name, told = output_name(task), f"the {kind.config.kind} of {TASKS} needs {kind.outputs}"
+            raise BundleError(f"{where}: the output {name!r} has {found[0]} numbers a unit; {told}")
 
 
 def onnx_engine(session: Any) -> Engine:

@@ -1,6 +1,6 @@
 """The deployable folder: a graph with every head, tokenizer, labels, card, and a manifest with each file's sha256.
 
-No torch, and nothing pickled. What is read is what was hashed: files are read once, checked, and used from memory.
+No torch, and nothing pickled. What is used is what was hashed: whatever is read is checked, and used from memory.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Bundle:
         try:
             manifest = json.loads(content)
             version, files = manifest["format"], dict(manifest["files"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BundleError(f"{folder / MANIFEST}: is damaged: {error!r}") from error
         if version != FORMAT:
             raise BundleError(f"{folder}: is of format {version!r}; this Palmette reads format {FORMAT}")
@@ -84,11 +84,11 @@ class Bundle:
         if name not in files:
             raise BundleError(f"{self.folder / MANIFEST}: does not name {name}")
         path = self.folder / name
-        if Path(name).name != name or name == ".." or path.is_symlink():
+        if Path(name).name != name or name == ".." or "\0" in name or path.is_symlink():
             raise BundleError(f"{self.folder / MANIFEST}: {name!r} is not a file of this folder itself: refused")
         try:
             content = path.read_bytes()
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:  # half a surrogate pair in the name
             raise BundleError(f"{path}: cannot be read, although the manifest names it: {error}") from error
         found = hashlib.sha256(content).hexdigest()
         if found != files[name]:
@@ -99,7 +99,7 @@ class Bundle:
         """A JSON file's content."""
         try:
             return json.loads(self.read(name))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{self.folder / name}: is not JSON: {error}") from error
 
     @property

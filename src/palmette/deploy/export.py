@@ -218,7 +218,7 @@ def _some(examples: Sequence[Example], kinds: Mapping[str, AnyKind], most: int) 
 
 def _engine(content: bytes, kinds: Mapping[str, AnyKind]) -> Engine:
     session = open_session(content, threads=None, where=bundle.GRAPH)
-    check_graph(session, list(kinds), where=bundle.GRAPH)
+    check_graph(session, kinds, where=bundle.GRAPH)
     return onnx_engine(session)
 
 

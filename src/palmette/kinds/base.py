@@ -108,6 +108,11 @@ class Kind(ABC, Generic[L]):
         """The labels it can predict; empty where it predicts something else."""
         return tuple(self.state.get("labels", ()))
 
+    @property
+    def outputs(self) -> int | None:
+        """How many numbers its head says of each unit, which a bundle's graph is checked against; None: any."""
+        return None
+
     @cached_property
     def calibration(self) -> Calibration:
         """What its confidences are corrected by; nothing unless the model was calibrated (`palmette export`)."""

@@ -66,6 +66,10 @@ class ExtractiveQA(Kind[Answers]):
         # An answer wider than the windows' overlap may be whole in none of them.
         return bool(label) and not any(self.targets(label, row, encoded.spans)["target"].any() for row in encoded.rows)
 
+    @property
+    def outputs(self) -> int:
+        return 2  # begin and end
+
     def head(self, width: int, dropout: float) -> nn.Module:
         from palmette.heads import SpanHead
 

@@ -69,6 +69,10 @@ class MultilabelClassification(Kind[frozenset[str]]):
         target[0, [self._number[member] for member in sorted(label)]] = 1
         return {"target": target, "weight": share(row)}
 
+    @property
+    def outputs(self) -> int:
+        return len(self.labels)
+
     def head(self, width: int, dropout: float) -> nn.Module:
         from palmette.heads import TextHead
 

@@ -58,6 +58,10 @@ class Regression(Kind[float]):
         standardised = (label - self.state["mean"]) / self.state["deviation"]
         return {"target": np.array([standardised], dtype=np.float32), "weight": share(row)}
 
+    @property
+    def outputs(self) -> int:
+        return 1
+
     def head(self, width: int, dropout: float) -> nn.Module:
         from palmette.heads import TextHead
 

@@ -206,6 +206,10 @@ class SequenceLabeling(Kind[Tags]):
             "weight": np.ones(len(numbers), dtype=np.float32),
         }
 
+    @property
+    def outputs(self) -> int:
+        return len(self.labels)
+
     def head(self, width: int, dropout: float) -> nn.Module:
         from palmette.heads import WordHead
 

@@ -59,6 +59,10 @@ class TextClassification(Kind[str]):
     def targets(self, label: str, row: Row, spans: Array | None) -> dict[str, Array]:
         return {"target": np.array([self._number[label]], dtype=np.int64), "weight": share(row)}
 
+    @property
+    def outputs(self) -> int:
+        return len(self.labels)
+
     def head(self, width: int, dropout: float) -> nn.Module:
         from palmette.heads import TextHead
 
