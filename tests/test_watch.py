@@ -42,7 +42,10 @@ SIGNALS = [LABELS, CONFIDENCE, SUBWORDS, UNKNOWN, INPUT]
 
 
 class Traffic:
-    """Texts of a task with two labels, as they are answered: "up" is surer and lies elsewhere than "down"."""
+    """Texts of a task with two labels, as they are answered: "up" is surer and lies elsewhere than "down".
+
+    An odd text is a single word of 60 subwords. Words of "up" have so many more subwords as they are `longer`.
+    """
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -56,6 +59,8 @@ class Traffic:
         away: float = 0.0,
         subwords: float = 1.3,
         unknown: float = 0.01,
+        odd: float = 0.0,
+        longer: float = 0.0,
     ) -> tuple[list[Look], list[list[bool]]]:
         """Some, and whether each answer is right, which is as probable as its confidence says."""
         looks, rights = [], []
@@ -65,13 +70,18 @@ class Traffic:
             words = int(self.rng.integers(5, 40))
             embedding = self.rng.normal(size=WIDTH) + away
             embedding[0] += 2.0 * is_up
+            pieces = (
+                60.0
+                if odd and self.rng.random() < odd
+                else 1 + self.rng.poisson((subwords - 1 + longer * is_up) * words) / words
+            )
             looks.append(
                 Look(
                     {"up" if is_up else "down": 1},
                     (confidence,),
                     confidence,
                     words,
-                    1 + self.rng.poisson((subwords - 1) * words) / words,
+                    pieces,
                     self.rng.binomial(words, unknown) / words,
                     embedding.astype(np.float32),
                 )
@@ -135,6 +145,27 @@ def test_what_moved_is_named_and_nothing_else(watch: TaskWatch, change: dict[str
     assert alarm.message.startswith("tone: ")
     assert f"since {START:%Y-%m-%d %H:%M} UTC (2 windows of 200 texts)" in alarm.message
     assert alarm.advice
+
+
+def test_a_few_addresses_of_many_subwords_do_not_hide_that_words_are_glued() -> None:
+    kind = KINDS["text_classification"]("tone", TaskConfig(kind="text_classification"), {"labels": ["down", "up"]})
+    traffic = Traffic(9)
+    watch = TaskWatch("tone", describe(kind, *traffic.texts(1200, odd=0.01)), window=200, tasks=3, seed=13)
+    send(watch, traffic.texts(20 * 200, odd=0.01)[0])
+    assert not any(watch.raised.values())
+    send(watch, traffic.texts(2 * 200, odd=0.01, subwords=1.4)[0])
+    assert SUBWORDS in watch.alarms
+
+
+def test_subwords_that_a_changed_mixture_of_labels_explains_are_no_reason_to_doubt() -> None:
+    kind = KINDS["text_classification"]("tone", TaskConfig(kind="text_classification"), {"labels": ["down", "up"]})
+    traffic = Traffic(10)
+    watch = TaskWatch("tone", describe(kind, *traffic.texts(1200, longer=0.3)), window=200, tasks=3, seed=13)
+    send(watch, traffic.texts(5 * 200, longer=0.3, up=0.7)[0])
+    assert set(watch.alarms) <= {LABELS, CONFIDENCE}
+    assert all(window.estimate is not None for window in watch.windows)
+    send(watch, traffic.texts(2 * 200, longer=0.3, up=0.7, subwords=1.5)[0])
+    assert SUBWORDS in watch.alarms
 
 
 def test_an_alarm_ends_with_its_cause_and_is_counted_once(watch: TaskWatch) -> None:

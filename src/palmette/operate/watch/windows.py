@@ -27,7 +27,7 @@ _UNITS = {
     LABELS: "{:.1%} of the labels changed places",
     CONFIDENCE: "{:.3f} of confidence on the average",
     INPUT: "{:.3f} maximum mean discrepancy",
-    SUBWORDS: "{:.2f} subwords a word on the average",
+    SUBWORDS: "{:.3f} words a subword on the average",
     UNKNOWN: "{:.2%} of the subwords",
 }
 _NEXT = {
