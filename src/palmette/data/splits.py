@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 import numpy as np
 
-from palmette.config import Cut, SourceConfig
+from palmette.config import Cut, HubSource, SourceConfig
 from palmette.data.readers import files_of, read
 from palmette.errors import ReadError
 from palmette.types import SPLITS, Record, Split
@@ -31,7 +31,7 @@ def read_splits(source: SourceConfig, *, fields: frozenset[str] = frozenset()) -
             splits[split] = list(read(source, split, fields=fields))
             if not splits[split]:
                 raise ReadError(f"{', '.join(files)}: {split} is empty: no example in it")
-            if source.format != "datasets" and (missing := set(files) - {r.origin.path for r in splits[split]}):
+            if not isinstance(source, HubSource) and (missing := set(files) - {r.origin.path for r in splits[split]}):
                 raise ReadError(f"{min(missing)}: no example in it; take it out of {split}")
     whole = splits.get("train", [])
     # test first: a change of dev's cut then leaves the test examples what they were

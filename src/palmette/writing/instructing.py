@@ -25,6 +25,7 @@ from palmette.writing.lora import Adapted
 from palmette.writing.predictor import WritingPredictor
 from palmette.writing.prompts import Prompter, check_prompts, choose_shots
 from palmette.writing.seq2seq import padded
+from palmette.writing.writer import Heard
 
 if TYPE_CHECKING:
     from palmette.writing.language_model import LanguageModel
@@ -183,7 +184,7 @@ class AdaptedPredictor(WritingPredictor):
             calibrated=config.prompting.calibrated,
         )
 
-    def _answer(self, task: str, examples: Sequence[Example]) -> list[Prediction]:
+    def _answer(self, task: str, examples: Sequence[Example], heard: Heard | None) -> list[Prediction]:
         self.adapted.use(task)
         self._biases.pop(task, None)  # the adapter may have learnt since
-        return super()._answer(task, examples)
+        return super()._answer(task, examples, heard)
