@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from palmette.serving import bodies
@@ -25,10 +26,9 @@ def describe(app: FastAPI, service: Service) -> dict[str, Any]:
     """The OpenAPI document."""
     document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
     components = document.setdefault("components", {})
-    forms = {"/v1/predict": bodies.PredictRequest, "/v1/stream": bodies.StreamRequest}
-    _, request = models_json_schema(
-        [(form, "validation") for form in (*forms.values(), bodies.Growing)], ref_template=_REFS
-    )
+    forms: dict[str, type[bodies.Body]] = {"/v1/predict": bodies.PredictRequest, "/v1/stream": bodies.StreamRequest}
+    schemas: list[type[BaseModel]] = [*forms.values(), bodies.Growing]
+    _, request = models_json_schema([(schema, "validation") for schema in schemas], ref_template=_REFS)
     components["schemas"] |= _limit(request["$defs"], service)
     if service.releases is not None:
         _describe_role_changes(document)
