@@ -169,8 +169,9 @@ class _Explaining:
 
     def answers(self) -> Iterator[dict[str, Any]]:
         """The inputs' answers, explained."""
-        for reading, *found in zip(self._readings, self._predictions, self._claims, self._scores, strict=True):
-            yield _render(self._predictor, reading.example, *found)
+        every = zip(self._readings, self._predictions, self._claims, self._scores, strict=True)
+        for reading, predictions, claims, scores in every:
+            yield _render(self._predictor, reading.example, predictions, claims, scores)
 
 
 def _portions(hidden: Iterable[_Hidden], tokens: int) -> Iterator[list[_Hidden]]:
