@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,15 @@ class TestTokens:
         assert [[one[key] for key in places] for one in pipe(TEXTS[0])] == [
             [one[key] for key in places] for one in other(TEXTS[0])
         ]
+
+    def test_a_generator_is_answered_as_it_is_read(self, run: Run) -> None:
+        pipe = palmette.pipeline(run, "pos")
+        given_ = iter(TEXTS * 400)
+        found = pipe(given_)
+        assert [one["word"] for one in next(found)] == TEXTS[0].split()
+        assert list(given_), "not all of it is read for the first answer"
+        assert len(list(found)) < len(TEXTS) * 400
+        assert pipe({"text": TEXTS[0]}) == pipe(TEXTS[0])
 
     def test_words_are_ours_where_theirs_are_subwords(self, run: Run) -> None:
         text = "Xyzzy sat."
@@ -184,6 +194,21 @@ class TestTexts:
         value = run.predict(("anna sat", "the dog"))["tasks"]["likeness"]["value"]
         assert found["score"] == pytest.approx(value, abs=1e-4)
 
+    @pytest.mark.parametrize("options", [{}, {"top_k": None}, {"top_k": 1}])
+    def test_objects_lists_of_them_and_generators_have_the_form_of_theirs(
+        self, run: Run, options: dict[str, Any]
+    ) -> None:
+        pipe, other = palmette.pipeline(run, "tone"), theirs("text-classification", ["down", "up"])
+        texts = [{"text": text} for text in TEXTS]
+        for inputs in (texts[0], texts):
+            assert form(pipe(inputs, **options)) == form(other(inputs, **options))
+        assert pipe(texts, **options) == pipe(TEXTS, **options)
+        stream, theirs_ = (asked((text for text in TEXTS), **options) for asked in (pipe, other))
+        assert isinstance(stream, Iterator)
+        found = list(stream)
+        assert found == pipe(TEXTS, **options)
+        assert form(found) == form(list(theirs_))
+
     @pytest.mark.parametrize("wrong", [0, -1, "all"])
     def test_wrong_top_k(self, run: Run, wrong: Any) -> None:
         with pytest.raises(RunError, match="top_k: expected a number from 1"):
@@ -192,7 +217,7 @@ class TestTexts:
     def test_inputs_that_the_task_does_not_take(self, run: Run) -> None:
         with pytest.raises(RunError, match="none of the tasks tone takes a pair"):
             palmette.pipeline(run, "tone")(PAIR)
-        with pytest.raises(RunError, match=r"keys text and text_pair, found \{'txt': 'a'\}"):
+        with pytest.raises(RunError, match=r"the key text, and text_pair for a pair, found \{'txt': 'a'\}"):
             palmette.pipeline(run, "tone")({"txt": "a"})
 
 
@@ -208,10 +233,12 @@ class TestQuestions:
         assert list(found) == ["score", "start", "end", "answer"]
         assert [type(value) for value in found.values()] == [float, int, int, str]
         assert found["answer"] == self.CONTEXT[found["start"] : found["end"]]
-        assert pipe([asked, asked]) == [found, found]
-        assert pipe(question=asked["question"], context=asked["context"]) == found
-        assert pipe(question=[asked["question"]] * 2, context=self.CONTEXT) == [found, found]
-        assert pipe(question=[asked["question"]] * 2, context=[self.CONTEXT] * 2) == [found, found]
+        near = {**found, "score": pytest.approx(found["score"], abs=1e-6)}  # two in a batch differ in the last digits
+        assert pipe([asked, asked]) == [near, near]
+        assert list(pipe(one for one in [asked, asked])) == [near, near]
+        assert pipe(question=asked["question"], context=asked["context"]) == near
+        assert pipe(question=[asked["question"]] * 2, context=self.CONTEXT) == [near, near]
+        assert pipe(question=[asked["question"]] * 2, context=[self.CONTEXT] * 2) == [near, near]
         plain = run.predict((asked["question"], asked["context"]))["tasks"]["answer"]
         assert (plain["answer"] or "") == found["answer"]
         assert plain["confidence"] == pytest.approx(found["score"], abs=1e-4)

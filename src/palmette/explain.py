@@ -169,9 +169,8 @@ class _Explaining:
 
     def answers(self) -> Iterator[dict[str, Any]]:
         """The inputs' answers, explained."""
-        for reading, predictions, claims, scores in zip(
-            self._readings, self._predictions, self._claims, self._scores, strict=True
-        ):
+        every = zip(self._readings, self._predictions, self._claims, self._scores, strict=True)
+        for reading, predictions, claims, scores in every:
             yield _render(self._predictor, reading.example, predictions, claims, scores)
 
 

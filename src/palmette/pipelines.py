@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
@@ -72,14 +72,17 @@ class TokenClassifier:
     aggregation_strategy: Aggregation = "none"
 
     def __call__(self, inputs: Any, *, aggregation_strategy: Aggregation | None = None) -> Any:
-        """One text: its dicts. A list of texts: a list of those."""
+        """One text: its dicts. A list of texts: a list of those; a generator of texts: a generator."""
         strategy = aggregation_strategy or self.aggregation_strategy
         if strategy not in ("none", "simple"):
             raise RunError(f"aggregation_strategy: expected none or simple, found {strategy!r}")
         form = self._words if strategy == "none" else self._groups
-        several, given = _listed(inputs)
-        found = [form(example, answer[self.task]) for example, answer in self.predictor.stream(given, [self.task])]
-        return found if several else found[0]
+
+        def answers(given: Iterable[Input]) -> Iterator[Any]:
+            for example, answer in self.predictor.stream(given, [self.task]):
+                yield form(example, answer[self.task])
+
+        return _answer(inputs, _input, answers)
 
     def _words(self, example: Example, prediction: Prediction) -> list[dict[str, Any]]:
         text, tags, scores = example.text, *_tags(prediction)
@@ -138,21 +141,21 @@ class TextClassifier:
     top_k: int | None = _UNSET
 
     def __call__(self, inputs: Any, *, top_k: int | None = _UNSET) -> Any:
-        """Texts, pairs as {"text", "text_pair"}, or a list of them."""
+        """A text, {"text"}, a pair as {"text", "text_pair"}, or a list or generator of them."""
         wanted = top_k if top_k is not _UNSET else self.top_k
         if wanted is not _UNSET and wanted is not None and not (isinstance(wanted, int) and wanted >= 1):
             raise RunError(f"top_k: expected a number from 1, or None for all, found {wanted!r}")
-        several, given = _listed(inputs)
         kind = self.predictor.kinds[self.task]
-        found: list[Any] = []
-        for reading in self.predictor.readings(given, [self.task]):
-            scores = label_scores(kind, reading, self.task)
-            ranked = [{"label": label, "score": score} for label, score in sorted(scores.items(), key=_by_score)]
-            found.append(ranked[0] if wanted is _UNSET else ranked[:wanted])
-        if several:
-            return found
-        # The original answers one string with a list unless the call itself says top_k, and a pair never.
-        return found if isinstance(inputs, str) and top_k is _UNSET else found[0]
+
+        def answers(given: Iterable[Input]) -> Iterator[Any]:
+            for reading in self.predictor.readings(given, [self.task]):
+                scores = label_scores(kind, reading, self.task)
+                ranked = [{"label": label, "score": score} for label, score in sorted(scores.items(), key=_by_score)]
+                yield ranked[0] if wanted is _UNSET else ranked[:wanted]
+
+        found = _answer(inputs, _input, answers)
+        # The original answers one string with a list unless the call itself says top_k, and an object never.
+        return [found] if isinstance(inputs, str) and top_k is _UNSET else found
 
 
 def _by_score(item: tuple[str, float]) -> float:
@@ -167,15 +170,10 @@ class QuestionAnswerer:
     task: str
 
     def __call__(self, inputs: Any = None, *, question: Any = None, context: Any = None) -> Any:
-        """{"question", "context"} or a list of them, or the two as arguments, each of which may be a list."""
-        if inputs is None:
-            inputs = _questions(question, context)
-        several = not isinstance(inputs, Mapping)
-        given = [_question(item) for item in (inputs if several else [inputs])]
-        found = list(self._answers(given))
-        return found if several else found[0]
+        """{"question", "context"}, a list or generator of them, or the two as arguments, each perhaps a list."""
+        return _answer(_questions(question, context) if inputs is None else inputs, _question, self._answers)
 
-    def _answers(self, given: Sequence[Input]) -> Iterator[dict[str, Any]]:
+    def _answers(self, given: Iterable[Input]) -> Iterator[dict[str, Any]]:
         for _, predictions in self.predictor.stream(given, [self.task]):
             prediction = predictions[self.task]
             answers: Any = prediction.label
@@ -203,18 +201,23 @@ def _question(given: Any) -> Input:
     raise RunError(f"expected an object with the keys question and context, found {given!r}"[:200])
 
 
-def _listed(inputs: Any) -> tuple[bool, list[Input]]:
-    """Whether several inputs were given, and all of them as the predictor takes them."""
-    several = isinstance(inputs, list)
-    return several, [_input(given) for given in (inputs if several else [inputs])]
+def _answer(inputs: Any, read: Callable[[Any], Input], answers: Callable[[Iterable[Input]], Iterator[Any]]) -> Any:
+    """The answer to one input, a list of those to a list; an iterator is answered as it is read."""
+    if isinstance(inputs, Iterator):
+        return answers(map(read, inputs))
+    if isinstance(inputs, list):
+        return list(answers(map(read, inputs)))
+    return next(answers([read(inputs)]))
 
 
 def _input(given: Any) -> Input:
     if not isinstance(given, Mapping):
         return given  # type: ignore[no-any-return]  # the predictor checks it
+    if given.keys() == {"text"}:
+        return given["text"]  # type: ignore[no-any-return]
     if given.keys() == {"text", "text_pair"}:
         return given["text"], given["text_pair"]
-    raise RunError(f"expected an object with the keys text and text_pair, found {given!r}"[:200])
+    raise RunError(f"expected an object with the key text, and text_pair for a pair, found {given!r}"[:200])
 
 
 _FORMS: tuple[tuple[Any, Any], ...] = (
