@@ -636,7 +636,7 @@ def test_bad_corrections_are_refused_by_field(connect: Connect) -> None:
     refused(client.say(10**30, "right"), 404)
     refused(client.get("/v1/review/next"), 422, "reviewer")
     refused(client.get("/v1/review/next?reviewer=a&after=x"), 422, "after")
-    refused(client.get("/v1/review/items/x"), 422)
+    refused(client.get("/v1/review/items/x"), 422, "identity")
     refused(client.delete("/v1/review/items?before=yesterday"), 422, "before")
     refused(client.delete("/v1/review/items?before=2026-01-01T00:00:00"), 422, "before")
     refused(client.post(f"/v1/review/items/{item}/decisions", content="x"), 415)

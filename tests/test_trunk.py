@@ -79,7 +79,7 @@ class TestLayers:
 
 class TestWhatIsRefused:
     def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"trunk: .*nowhere cannot be loaded"):
+        with pytest.raises(ConfigError, match=r"trunk\.name: there is no folder .*nowhere"):
             load_pretrained(TrunkConfig(name=str(tmp_path / "nowhere")))
 
     def test_a_hub_id_without_a_network(self) -> None:
