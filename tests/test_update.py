@@ -111,6 +111,7 @@ def candidate(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     left = ["typo", "lower_case", "upper_case", "punctuation", "white_space", "synonym", "contraction"]
     checks.write_text(f"leave_out: [{', '.join([*left, 'neutral_sentence'])}]")  # a tiny model knows no other words
     arguments = ["update", run, "--corrections", folder / "review.db", "--out", folder / "new", "--checks", checks]
+    arguments += ["--latency-budget", "3", "--cases", "50"]
     found = CliRunner().invoke(main, [*map(str, arguments), *LOOSE])
     (folder / "output").write_text(found.output)
     (folder / "code").write_text(str(found.exit_code))
@@ -134,6 +135,7 @@ def test_the_planted_error_goes_and_nothing_else_gets_worse(candidate: Path, wri
         assert written["bought"][task]["data"]["verdict"] == "passed"
     gate = json.loads((candidate / "new" / "gate.json").read_text())
     assert {task: found["verdict"] for task, found in gate["tasks"].items()} == {"tone": "passed", "pos": "passed"}
+    assert (gate["settings"]["latency_budget"], gate["settings"]["cases"]) == (3, 50)
 
 
 def test_it_ends_with_the_gates_verdict_and_says_what_was_bought(candidate: Path, written: dict[str, Any]) -> None:
@@ -295,4 +297,5 @@ def test_users_mistakes(run: Path, tmp_path: Path) -> None:
     assert "the database has none" in fails(*empty, tmp_path / "o")
     assert "exists; give --out another name" in fails(*empty, tmp_path)
     assert "--set epoch=3: expected KEY=VALUE" in fails(*empty, tmp_path / "o", "--set", "epoch=3")
+    assert "latency_budget: Input should be greater than 0" in fails(*empty, tmp_path / "o", "--latency-budget", "-1")
     assert "--set held_out" in fails(*empty, tmp_path / "o", "--set", "held_out=2")

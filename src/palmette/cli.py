@@ -6,9 +6,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -311,6 +311,26 @@ def export(run: Path, out: Path, quantize: str | None, accuracy_budget: float) -
     click.echo(f"{out}: {bundle.bytes / 1e6:.1f} MB, {bundle.manifest['precision']}, {bundle.digest[:12]}")
 
 
+def _gate_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the gate asks for, in every command that opens or closes it."""
+    options = (
+        click.option(
+            "--margin", "margins", multiple=True, metavar="[TASK=]POINTS", help="What a task may lose.  [default: 1]"
+        ),
+        click.option("--latency-budget", type=float, help="Times the old model's time.  [default: 1.2]"),
+        click.option("--size-budget", type=float, help="Times the old model's bytes.  [default: 1.2]"),
+        click.option("--calibration-budget", type=float, help="Points that a task's ECE may rise.  [default: 2]"),
+        click.option(
+            "--behaviour-margin", type=float, help="Points that a check's failure rate may rise.  [default: 2]"
+        ),
+        click.option(
+            "--checks", type=click.Path(dir_okay=False, path_type=Path), help="Behavioural checks of your own (YAML)."
+        ),
+        click.option("--cases", type=int, help="Most cases of a check for a task.  [default: 300]"),
+    )
+    return reduce(lambda decorated, option: option(decorated), reversed(options), command)
+
+
 @main.command()
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
@@ -318,15 +338,7 @@ def export(run: Path, out: Path, quantize: str | None, accuracy_budget: float) -
     "--data", type=click.Path(dir_okay=False, path_type=Path), help="Configuration of the data. Default: NEW's."
 )
 @click.option("--split", type=click.Choice(["train", "dev", "test"]), help="Of the data.  [default: test]")
-@click.option("--margin", "margins", multiple=True, metavar="[TASK=]POINTS", help="What a task may lose.  [default: 1]")
-@click.option("--latency-budget", type=float, help="Times the old model's time.  [default: 1.2]")
-@click.option("--size-budget", type=float, help="Times the old model's bytes.  [default: 1.2]")
-@click.option("--calibration-budget", type=float, help="Points that a task's ECE may rise.  [default: 2]")
-@click.option("--behaviour-margin", type=float, help="Points that a check's failure rate may rise.  [default: 2]")
-@click.option(
-    "--checks", type=click.Path(dir_okay=False, path_type=Path), help="Behavioural checks of your own (YAML)."
-)
-@click.option("--cases", type=int, help="Most cases of a check for a task.  [default: 300]")
+@_gate_options
 @click.option("--threads", type=click.IntRange(min=1), help="For a pass.  [default: the cores]")
 @click.option("--out", type=click.Path(path_type=Path), help="Write gate.json and gate.html here.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
@@ -385,10 +397,7 @@ def gate(
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The candidate: a new folder.")
 @click.option("--old", type=click.Path(path_type=Path), help="Bundle to be replaced.  [default: the run]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting (docs/update.md).")
-@click.option("--margin", "margins", multiple=True, metavar="[TASK=]POINTS", help="Of the gate.  [default: 1]")
-@click.option(
-    "--checks", type=click.Path(dir_okay=False, path_type=Path), help="Behavioural checks of your own (YAML)."
-)
+@_gate_options
 @click.pass_context
 def update(
     context: click.Context,
@@ -400,6 +409,7 @@ def update(
     overrides: Sequence[str],
     margins: Sequence[str],
     checks: Path | None,
+    **options: Any,
 ) -> None:
     """Train a run on with what people corrected, export it, gate it: a candidate.
 
@@ -418,7 +428,7 @@ def update(
 
     if "://" not in corrections and not Path(corrections).is_file():
         raise RunError(f"--corrections {corrections}: is no file, nor the URL of a database")
-    settings, judged = UpdateSettings.read(overrides), GateSettings.read(margins)
+    settings, judged = UpdateSettings.read(overrides), GateSettings.read(margins, **options)
     console, now = _console(), datetime.now(UTC)
     metrics = {task: kind.metric for task, kind in Run.load(run).kinds.items()}
     with LiveTable(console, metrics) as table:
