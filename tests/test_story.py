@@ -230,7 +230,7 @@ def _tell(story: Tutorial, server: Process, browser: Browser) -> dict[str, str]:
     assert by_hand["corrected"] >= 24
     story.run("colleague")
     tasks = httpx.get(f"{server.address}/v1/review/tasks").json()["tasks"]
-    assert tasks["ner"]["waiting"] == 0
+    assert tasks["ner"]["waiting"] <= 1  # the one that Anna's page shows
     figures["items reviewed"] = f"{tasks['ner']['decided']}, of which {BY_HAND} in the page by keyboard"
     return {**figures, **_release(story, server, browser)}
 
