@@ -12,6 +12,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Results of a matrix product depend on the number of threads; the tests compare bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hashlib
+import json
 import multiprocessing
 import random
 from collections.abc import Iterator
@@ -104,6 +106,39 @@ def train_and_keep(config: Config, out: Path, **options: Any) -> Trained:
         patch.setattr(trainer, "Loop", Kept)
         trainer.train(config, out, listeners=[recorder], **options)
     return Trained(config, out, loops[0], recorder.events)
+
+
+def assert_resumes(config: Config, folder: Path) -> None:
+    """A run that dies twice between checkpoints, by an exception, ends like one that goes through, to the last bit."""
+    import torch
+
+    from palmette import trainer
+
+    def result(out: Path) -> tuple[str, str, list[Any]]:
+        events = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+        kept = [event for event in events if event["event"] not in ("started", "progress")]
+        digest = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+        return digest, (out / "metrics.json").read_text(), kept
+
+    trainer.train(config, folder / "whole")
+    step = trainer.Loop._step
+    for dies in (4, 2):
+        calls = 0
+
+        def dying(loop: Any, *arguments: Any, last: int = dies) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == last:
+                raise KeyboardInterrupt
+            step(loop, *arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainer.Loop, "_step", dying)
+            with pytest.raises(KeyboardInterrupt):
+                trainer.train(config, folder / "parts", resume=True)
+    torch.rand(3)
+    trainer.train(config, folder / "parts", resume=True)
+    assert result(folder / "parts") == result(folder / "whole")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from pathlib import Path
@@ -15,7 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 import palmette
-from conftest import Trained, make_loop, train_and_keep
+from conftest import Trained, assert_resumes, make_loop, train_and_keep
 from fakes import TEXT_TASKS, tiny_config, tiny_t5, tiny_text_config, write_jsonl
 from palmette import trainer
 from palmette.batching import plan_updates
@@ -223,31 +222,7 @@ def test_resumed_is_uninterrupted(tmp_path: Path) -> None:
     tiny_t5(tmp_path / "model", dropout=0.1)
     config = Config.parse(data)
 
-    def result(out: Path) -> tuple[str, str, list[Any]]:
-        events = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
-        kept = [event for event in events if event["event"] not in ("started", "progress")]
-        digest = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
-        return digest, (out / "metrics.json").read_text(), kept
-
-    trainer.train(config, tmp_path / "whole")
-    step = trainer.Loop._step
-    for dies in (4, 2):
-        calls = 0
-
-        def dying(loop: Any, *arguments: Any, last: int = dies) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == last:
-                raise KeyboardInterrupt
-            step(loop, *arguments)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(trainer.Loop, "_step", dying)
-            with pytest.raises(KeyboardInterrupt):
-                trainer.train(config, tmp_path / "parts", resume=True)
-    torch.rand(3)
-    trainer.train(config, tmp_path / "parts", resume=True)
-    assert result(tmp_path / "parts") == result(tmp_path / "whole")
+    assert_resumes(config, tmp_path)
 
 
 class TestLearning:

@@ -224,16 +224,7 @@ async def _first(job: Job, waiting: Waiting, service: Service, ready: Callable[[
         await waiting.until(lambda: ready(job))
         if job.error is not None and job.model is not live:
             _count_failure(job, service)
-            job = Job(
-                live,
-                job.inputs,
-                job.tasks,
-                waiting.notify,
-                explain=job.explain,
-                tokens=job.tokens,
-                request_id=job.request_id,
-                key=job.key,
-            )
+            job = job.again(live)
             try:
                 service.batcher.submit(job)
             except QueueFullError as full:

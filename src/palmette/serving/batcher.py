@@ -112,6 +112,19 @@ class Job:
         """Whether nothing more will come."""
         return self.missing == 0 or self.error is not None
 
+    def again(self, model: Served) -> Job:
+        """The same request, to be answered by another model."""
+        return Job(
+            model,
+            self.inputs,
+            self.tasks,
+            self.notify,
+            explain=self.explain,
+            tokens=self.tokens,
+            request_id=self.request_id,
+            key=self.key,
+        )
+
     def grown(self, first: int) -> Iterator[bytes]:
         """Lines of what has been written since the last call, of the texts from `first` on: the others are answered."""
         while self.growing:
@@ -421,7 +434,7 @@ class Batcher:
         readings: Sequence[Reading | None] = [None] * len(batch)
         if isinstance(predictor, Predictor) and self._gallery.reads(batch[0][0].model):
             readings, found = predictor.embedded(examples, tasks)
-        elif isinstance(predictor, WritingPredictor):
+        elif isinstance(predictor, WritingPredictor) and any(job.tokens for job, _ in batch):
             found = predictor.answer_aloud(examples, tasks, partial(_tell, batch))
         else:
             found = predictor.answer_each(examples, tasks)
