@@ -90,6 +90,14 @@ def test_a_good_file_is_read_as_it_was_meant(tmp_path: Path) -> None:
                 )
             ],
         ),
+        ("epochs: 2", "epochs: on", ["tasks.yaml:17: training.epochs: expected a number, found True"]),
+        ("weight: 2", "weight: yes", ["tasks.yaml:6: tasks.tone.weight: expected a number, found True"]),
+        ("layers: 3", "layers: no", ["tasks.yaml:1: trunk.layers: expected a number, found False"]),
+        (
+            "training: {epochs: 2}",
+            "baseline: {tone: on}",
+            ["tasks.yaml:17: baseline.tone: expected a number, found True"],
+        ),
         ("layers: 3", "layers: 0", ["tasks.yaml:1: trunk.layers: Input should be greater than or equal to 1; found 0"]),
         (
             "fraction: 0.1",

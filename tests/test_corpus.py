@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 from collections import Counter
@@ -346,6 +347,22 @@ def test_raw_texts_are_cut_by_their_own_language(tmp_path: Path) -> None:
     text = "Det er f.eks. godt"  # one word in Danish
     made = source(tmp_path, "s", {"tone": "tone"}, train=[{"words": text, "tone": "up"}], language="da")
     assert load({"tone": TONE}, made).splits["train"][0].text.words == ("Det", "er", "f.eks.", "godt")
+
+
+def test_an_unknown_language_is_named_before_anything_is_read(tmp_path: Path) -> None:
+    made = source(tmp_path, "s", {"tone": "tone"}, train=[{"words": ["a"], "tone": "up"}], language="klingon")
+    path = tmp_path / "tasks.yaml"
+    path.write_text(json.dumps({"tasks": {"tone": {"kind": "text_classification"}}, "sources": [made]}, indent=1))
+    line = next(n for n, line in enumerate(path.read_text().splitlines(), 1) if "klingon" in line)
+    with pytest.raises(
+        ConfigError, match=rf"tasks.yaml:{line}: sources\[0\].language: spaCy has no word rules for 'kl"
+    ):
+        load_corpus(Config.load(path))
+    made["language"] = "eng"  # spaCy knows this one by another name
+    with pytest.raises(ConfigError, match=r"^language: spaCy has no word rules for 'elvish'"):
+        load_corpus(
+            Config.parse({"language": "elvish", "tasks": {"tone": {"kind": "text_classification"}}, "sources": [made]})
+        )
 
 
 def test_names_of_sources_are_short_and_unique() -> None:

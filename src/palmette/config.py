@@ -6,19 +6,44 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from palmette.errors import ConfigError
 from palmette.types import SPLITS
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key or an infinite number is an error."""
+    """Base of all settings: frozen, and an unknown key, an infinite number or a truth value as number is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, data: Any) -> Any:
+        """YAML reads `yes` and `on` as true, which Python counts as 1."""
+        for key, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(key)
+            types = set() if field is None else {field.annotation, *get_args(field.annotation)}
+            if types & {int, float} and bool not in types:
+                found = (
+                    {(key, name): one for name, one in value.items()} if isinstance(value, dict) else {(key,): value}
+                )
+                for place, one in found.items():
+                    if isinstance(one, bool):
+                        raise _located(place, f"expected a number, found {one!r}")
+        return data
 
 
 LANGUAGE_MODEL = "smollm2-135m-instruct"  # the offline default of family causal_lm
@@ -624,7 +649,7 @@ def _explain(error: ValidationError, places: _Places) -> str:
         message = problem["msg"].removeprefix("Value error, ")
         cause = problem.get("ctx", {}).get("error")
         if isinstance(cause, _LocatedError):
-            location = cause.location
+            location = (*location, *cause.location)
         if problem["type"] == "extra_forbidden":
             message = "unknown key"
         elif problem["type"] == "missing":

@@ -18,7 +18,7 @@ from palmette.errors import ReadError
 from palmette.kinds import AnyKind, task_kinds
 from palmette.kinds.base import LabelError
 from palmette.types import SPLITS, Example, Label, Record, Split, Text
-from palmette.words import find_words
+from palmette.words import check_language, find_words
 
 
 @dataclass
@@ -148,6 +148,9 @@ def read_sources(config: Config, *, strict: bool = False, fields: frozenset[str]
         ReadError, ConfigError: see `load_corpus`.
     """
     classes = task_kinds(config)
+    check_language(config.language, config.where("language"))
+    for number, source in enumerate(config.sources):
+        check_language(source.language or config.language, config.where("sources", number, "language"))
     reports = {split: SplitReport() for split in SPLITS}
     examples: dict[str, dict[Split, list[Example]]] = {}
     for name, source in zip(source_names(config.sources), config.sources, strict=True):

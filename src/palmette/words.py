@@ -152,6 +152,22 @@ def _parse_special_cases(data: Any) -> dict[str, tuple[str, ...]]:
     return {text: tuple(cut) for text, cut in data.items()}
 
 
+def check_language(language: str, where: str) -> None:
+    """Whether spaCy knows a language at all; where it is not installed, finding words will say so.
+
+    Raises:
+        ConfigError: it does not, with where the language is given.
+    """
+    try:
+        from spacy.util import get_lang_class
+    except ImportError:
+        return
+    try:
+        get_lang_class(language)
+    except ImportError as error:
+        raise ConfigError(f"{where}: spaCy has no word rules for {language!r}: give a code such as en") from error
+
+
 def _spacy_tokenizer(language: str) -> Any:
     try:
         import spacy

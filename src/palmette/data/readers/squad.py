@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from palmette.config import SquadSource
 from palmette.data.files import read_bytes
@@ -13,6 +14,7 @@ from palmette.errors import ReadError
 from palmette.types import Answer, Origin, Record
 
 T = TypeVar("T")
+Place: TypeAlias = tuple[str | int, ...]  # keys and positions that lead to a value of the document
 
 
 def read_squad(source: SquadSource, path: str, *, fields: frozenset[str]) -> Iterator[Record]:
@@ -29,16 +31,27 @@ def read_squad(source: SquadSource, path: str, *, fields: frozenset[str]) -> Ite
             raise ReadError(f"{path}: labels.{task}: SQuAD files have one label, answers; found {field.column!r}")
     content = _decoded(path)
     lines = _Lines(content)
-    for title, context, question, place in _questions(_parsed(content, path), path):
-        name = _get(question, "id", str, place)
-        origin = Origin(path, lines.of(name))
-        where = f"{origin}: question {name}"
-        text = _get(question, "question", str, where)
-        answers = _answers(question, context, origin, where)
-        labels = {} if answers is None else dict.fromkeys(source.labels, answers)
-        known = {"id": name, "context": context} | ({"title": title} if isinstance(title, str) else {})
-        meta = {field: known[field] for field in sorted(fields) if field in known}
-        yield Record(text, labels, origin, context, meta)
+    try:
+        for title, context, question, place in _questions(_parsed(content, path)):
+            name = _get(question, "id", str, place)
+            origin = Origin(path, lines.of(name))
+            text = _get(question, "question", str, place)
+            answers = _answers(question, context, origin, place)
+            labels = {} if answers is None else dict.fromkeys(source.labels, answers)
+            known = {"id": name, "context": context} | ({"title": title} if isinstance(title, str) else {})
+            meta = {field: known[field] for field in sorted(fields) if field in known}
+            yield Record(text, labels, origin, context, meta)
+    except _MalformedError as error:
+        raise ReadError(f"{path}:{_line(content, error.place)}: {error}") from error
+
+
+class _MalformedError(Exception):
+    """The document is not of SQuAD's form: the place of what is wrong, and what is."""
+
+    def __init__(self, place: Place, message: str) -> None:
+        keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).removeprefix(".")
+        super().__init__(f"{keys}: {message}" if keys else message)
+        self.place = place
 
 
 class _Lines:
@@ -76,39 +89,70 @@ def _parsed(content: str, path: str) -> Any:
         raise ReadError(f"{path}: not JSON: {error}") from error
 
 
-def _questions(document: Any, path: str) -> Iterator[tuple[Any, str, Any, str]]:
+def _questions(document: Any) -> Iterator[tuple[Any, str, Any, Place]]:
     """Title, passage, question and its place in the document, for every question."""
-    for article_number, article in enumerate(_get(document, "data", list, path)):
-        where = f"{path}: data[{article_number}]"
+    for article_number, article in enumerate(_get(document, "data", list, ())):
+        where: Place = ("data", article_number)
         paragraphs = _get(article, "paragraphs", list, where)
         title = article.get("title")
         for number, paragraph in enumerate(paragraphs):
-            here = f"{where}.paragraphs[{number}]"
+            here = (*where, "paragraphs", number)
             context = _get(paragraph, "context", str, here)
             for question_number, question in enumerate(_get(paragraph, "qas", list, here)):
-                yield title, context, question, f"{here}.qas[{question_number}]"
+                yield title, context, question, (*here, "qas", question_number)
 
 
-def _answers(question: Any, context: str, origin: Origin, where: str) -> tuple[Answer, ...] | None:
+def _answers(question: Any, context: str, origin: Origin, place: Place) -> tuple[Answer, ...] | None:
     """Reference answers, none for a question marked impossible; None where the file does not say."""
     if question.get("is_impossible") is True:
         return ()
     if question.get("answers") is None:
         return None
-    answers = _get(question, "answers", list, where)
-    pairs = [(_get(answer, "text", str, where), _get(answer, "answer_start", int, where)) for answer in answers]
+    pairs = [
+        (_get(answer, "text", str, here), _get(answer, "answer_start", int, here))
+        for number, answer in enumerate(_get(question, "answers", list, place))
+        for here in [(*place, "answers", number)]
+    ]
     return answers_of(pairs, origin, f"question {question['id']}", context)
 
 
-def _get(value: Any, key: str, kind: type[T], where: str) -> T:
+def _get(value: Any, key: str, kind: type[T], place: Place) -> T:
     """The value under a key.
 
+    Args:
+        value: what should be an object with the key.
+        key: of the object.
+        kind: what the value under the key has to be.
+        place: of the object.
+
     Raises:
-        ReadError: if there is none of that type.
+        _MalformedError: if there is none of that type.
     """
     found = value.get(key) if isinstance(value, dict) else None
     if not isinstance(found, kind):
-        raise ReadError(
-            f"{where}: expected {key!r} ({kind.__name__}), found {found if found is not None else value!r:.60}"
-        )
+        shown = found if found is not None else value
+        raise _MalformedError(place, f"expected {key!r} ({kind.__name__}), found {shown!r:.60}")
     return found
+
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+
+
+def _line(content: str, place: Place) -> int:
+    """The line where a value of a valid JSON document begins."""
+    path: list[
+        str | int | None
+    ] = []  # the key in each object around, None before it is read; the position in each list
+    for token in _TOKEN.finditer(content):
+        text = token[0]
+        if text in ":]}":
+            path = path[:-1] if text != ":" else path
+        elif text == ",":
+            path[-1] = path[-1] + 1 if isinstance(path[-1], int) else None
+        elif path and path[-1] is None:
+            path[-1] = json.loads(text)
+        elif tuple(path) == place:
+            return content.count("\n", 0, token.start()) + 1
+        elif text in "{[":
+            path.append(None if text == "{" else 0)
+    raise ValueError(f"no such place: {place}")
