@@ -28,7 +28,7 @@ test: install
 	$(BIN)/pytest -n 2 -m 'not slow'
 
 test-slow: install
-	$(BIN)/pytest -n 2 -m slow
+	$(BIN)/pytest -n 2 -m slow --durations 25
 
 docs: install
 	$(BIN)/zensical build --clean --strict
