@@ -234,7 +234,11 @@ def test_rows_are_what_the_tokenizer_itself_makes(family: str) -> None:
     ):
         (row,) = item.rows
         assert row.ids.tolist() == whole.ids
-        assert row.types.tolist() == whole.type_ids
+        if item is pair and not any(whole.type_ids):  # the tokenizer does not tell them apart
+            owners = zip(whole.sequence_ids, whole.special_tokens_mask, strict=True)
+            assert row.types.tolist() == [int(owner == 1 and not special) for owner, special in owners]
+        else:
+            assert row.types.tolist() == whole.type_ids
         joined = "".join(tokens_of(row, tokenizer)).replace("\u2581", "").replace("\u0120", "").replace("##", "")
         assert joined == layout.replace(" ", "")
 

@@ -39,11 +39,16 @@ class Model(nn.Module):
         With `embedded`, numbers of rows, the mean over their tokens as well: `EMBEDDING`, [rows asked for, width].
         """
         hidden = self.trunk(inputs)  # [rows, tokens, width]
-        mask = inputs["attention_mask"]
-        outputs = {task: self.heads[f"task_{task}"](hidden, mask, where) for task, where in index.items()}
+        parts = parts_of(inputs)
+        outputs = {task: self.heads[f"task_{task}"](hidden, parts, where) for task, where in index.items()}
         if embedded is not None:
-            outputs[EMBEDDING] = pool(hidden.index_select(0, embedded), mask.index_select(0, embedded))
+            outputs[EMBEDDING] = pool(hidden.index_select(0, embedded), parts.index_select(0, embedded))
         return outputs
+
+
+def parts_of(inputs: Mapping[str, Tensor]) -> Tensor:
+    """Whose each token is -> [rows, tokens]: 0 padding, 1 the first text's, 2 the second's."""
+    return inputs["attention_mask"] * (1 + inputs["token_type_ids"])
 
 
 def to_tensors(arrays: Mapping[str, object], device: torch.device) -> dict[str, Tensor]:

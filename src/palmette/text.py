@@ -316,7 +316,11 @@ class TextEncoder:
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """The special tokens around one text or two, and the token types of everything, as the tokenizer sets them."""
+    """The special tokens around one text or two, and the token types of everything.
+
+    Types are as the tokenizer sets them; where it does not tell two texts apart (RoBERTa's), the second's is 1: heads
+    of pairs look there, and such a trunk reads no types.
+    """
 
     before: list[int]
     between: list[int]
@@ -342,6 +346,8 @@ class _Template:
         type_of = (probe.type_ids[first[0]], probe.type_ids[second[0]])
         if not pair:
             between, types = [], (types[0], [], types[2])
+        elif type_of[0] == type_of[1]:
+            type_of = (0, 1)
         return cls(before, between, after, (types[0], type_of[0], types[1], type_of[1], types[2]))
 
     def fill(self, first: IntArray, second: IntArray | None = None) -> IntArray:

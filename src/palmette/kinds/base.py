@@ -153,7 +153,7 @@ class Kind(ABC, Generic[L]):
 
     @abstractmethod
     def head(self, width: int, dropout: float) -> nn.Module:
-        """The layers on the trunk: forward(hidden, mask, index) -> [units, ...] (see `palmette.heads`)."""
+        """The layers on the trunk: forward(hidden, parts, index) -> [units, ...] (see `palmette.heads`)."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> Tensor:

@@ -63,9 +63,9 @@ class Regression(Kind[float]):
         return 1
 
     def head(self, width: int, dropout: float) -> nn.Module:
-        from palmette.heads import TextHead
+        from palmette.heads import PairHead, TextHead
 
-        return TextHead(width, 1, dropout=dropout)
+        return (PairHead if self.state.get("paired") else TextHead)(width, 1, dropout=dropout)
 
     def loss(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         errors = outputs.float().squeeze(-1) - targets["target"]  # [texts]

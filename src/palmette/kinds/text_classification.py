@@ -64,9 +64,9 @@ class TextClassification(Kind[str]):
         return len(self.labels)
 
     def head(self, width: int, dropout: float) -> nn.Module:
-        from palmette.heads import TextHead
+        from palmette.heads import PairHead, TextHead
 
-        return TextHead(width, len(self.labels), dropout=dropout)
+        return (PairHead if self.state.get("paired") else TextHead)(width, len(self.labels), dropout=dropout)
 
     def loss(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         from torch.nn.functional import cross_entropy

@@ -21,7 +21,7 @@ from palmette.corpus import Corpus
 from palmette.errors import PalmetteError
 from palmette.heads import pool
 from palmette.kinds import AnyKind
-from palmette.model import Model, pad_id, to_tensors
+from palmette.model import Model, pad_id, parts_of, to_tensors
 from palmette.operate.diagnose import quick
 from palmette.operate.diagnose.sheet import Floats, Sheet
 from palmette.predictor import Predictor
@@ -240,7 +240,7 @@ def represent(model: Model, kind: AnyKind, encoder: TextEncoder, examples: Seque
                 hidden = model.trunk(inputs)
                 pooled = pool(hidden, inputs["attention_mask"]).cpu().numpy()
                 part = batch.tasks[kind.task]
-                head(hidden, inputs["attention_mask"], torch.as_tensor(part.index, device=device))
+                head(hidden, parts_of(inputs), torch.as_tensor(part.index, device=device))
             read_by_head = seen.pop().float().cpu().numpy()
             start = 0
             for number, size in zip(part.rows.tolist(), part.sizes.tolist(), strict=True):
