@@ -112,6 +112,19 @@ def test_an_alarm_is_one_row_with_its_end(page: _Page) -> None:
     assert "pos and irony" in page.text
 
 
+def test_the_methods_say_what_was_measured_on_what(page: _Page) -> None:
+    assert "48 runs with 1 thread each on AMD EPYC, 2 cores, 23.5 GB" in page.text
+    assert "1 run with 2 threads each, on what is not noted" in page.text
+    assert "8 in each multi-task run: 3.8 % on top of its training time" in page.text
+    assert "one text at a time, over the same 500 texts for every model" in page.text
+
+
+def test_times_that_do_not_compare_are_named(tmp_path: Path) -> None:
+    ledger = example_ledger()
+    ledger["regimes"]["frozen"]["one_by_one"] = False
+    assert "for every model (frozen: batches of other texts)" in _Page(_report(tmp_path, ledger=ledger)).text
+
+
 def test_it_fetches_nothing_and_runs_nothing(folder: Path, page: _Page) -> None:
     html = (folder / "report.html").read_text(encoding="utf-8")
     assert all(reference.startswith(("#", "data:")) for reference in page.references)
@@ -275,7 +288,7 @@ def test_a_folder_that_is_no_study_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"is no finished study \(no study.json\): palmette compare"):
         write_report(tmp_path)
     write_study(tmp_path, example_study() | {"version": 9})
-    with pytest.raises(RunError, match="expected version 1, found 9"):
+    with pytest.raises(RunError, match="expected version 2, found 9"):
         write_report(tmp_path)
     (tmp_path / "study.json").write_text("{", encoding="utf-8")
     with pytest.raises(RunError, match="is damaged"):

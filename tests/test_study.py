@@ -159,12 +159,38 @@ def test_the_ledger_counts_what_each_regime_costs(studied: Studied) -> None:
     assert costs["multi_task"]["models"] == 1
     assert costs["multi_task"]["parameters"]["total"] < costs["single_task"]["parameters"]["total"] / 2
     assert set(costs["multi_task"]["parameters"]["tasks"]) == set(TASKS)
+    alone = costs["single_task"]["parameters"]
+    assert (alone["shared"], sum(alone["tasks"].values())) == (0, alone["total"]), "nothing is shared by models apart"
     for cost in costs.values():
         assert cost["bytes"] > 0
         assert cost["ms_per_text"] > 0
         assert cost["seconds"] > 0
         assert cost["peak_rss_gb"] > 0
+        assert cost["one_by_one"]
+    assert len({cost["texts"] for cost in costs.values()}) == 1, "the same texts for every model"
+    assert costs["multi_task"]["probe_seconds"] > 0
+    assert costs["single_task"]["probe_seconds"] == 0
+    (machine,) = studied.ledger["hardware"]
+    assert machine["cores"] >= 1
+    assert machine["threads"] == 1
+    assert machine["runs"] == len(list(studied.folder.glob("runs/*/parts.safetensors")))
     assert costs["sequential"]["wordpieces"] == studied.study["regimes"]["sequential"]["wordpieces"]
+
+
+def test_models_of_tasks_with_their_own_texts_are_timed_on_all_of_them(tmp_path: Path) -> None:
+    data = small(tmp_path / "a", ("pos",), epochs=1).model_dump(mode="json", exclude_none=True)
+    other = small(tmp_path / "b", ("tone",), epochs=1, examples=6).model_dump(mode="json", exclude_none=True)
+    config = Config.parse(
+        data
+        | {
+            "tasks": data["tasks"] | other["tasks"],
+            "sources": [data["sources"][0], other["sources"][0] | {"name": "b"}],
+        }
+    )
+    plan = Plan.make(config, regimes=["multi_task"], seeds=1, trials=1, probes=0)
+    compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    results = [json.loads(path.read_text()) for path in (tmp_path / "study").glob("runs/*/result.json")]
+    assert len({result["texts"] for result in results}) == 1
 
 
 def test_only_models_that_may_be_shipped_or_started_from_keep_their_weights(studied: Studied) -> None:
@@ -246,6 +272,8 @@ def test_a_failed_run_is_shown_and_tried_again(tmp_path: Path) -> None:
     (failed,) = [run for run in study["regimes"]["multi_task"]["runs"] if run["state"] == "failed"]
     assert (failed["seed"], failed["error"]) == (2, "exit code 1: out of memory")
     assert study["scores"]["pos"]["multi_task"]["seeds"]["2"] is None
+    drawn = [study["regimes"][regime]["drawn"] for regime in ("single_task", "multi_task")]
+    assert drawn[0] == drawn[1], "a mean over the runs that finished"
     assert study["differences"]["pos"]["multi_task"]["verdict"] == "too few runs"
     assert study["recommendation"]["overall"] == "undecided"
     assert any("FAILED: exit code 1: out of memory" in line for line in said)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,6 +25,7 @@ from palmette.study.execute import Engine, Processes, Result, Store
 from palmette.study.jobs import Job
 from palmette.study.plan import Plan
 from palmette.study.regimes import REGIMES, ModelPlan, Setting, adjusted, only_tasks
+from palmette.study.report import VERSION, write_report
 
 STUDY, LEDGER, CONFIG = "study.json", "ledger.json", "config.yaml"
 _TRIAL_SEED = 0  # final runs have seeds from 1
@@ -138,16 +137,14 @@ class _Study:
         curves = self._curves(regimes)
         self._train([*regimes.values(), *others.values(), *curves.values()])
         study = {
-            "version": 1,
+            "version": VERSION,
             "title": ", ".join(self.config.tasks),
             "plan": self._described(regimes),
             "tasks": self._tasks(),
             **weigh(self.plan, self.corpus.kinds, regimes, others, curves, curve_task(self.plan, self.corpus)),
         }
         self._write(STUDY, study)
-        self._write(LEDGER, ledger.tally(regimes, hardware=hardware(self.threads), started=self.started))
-        from palmette.study.report import write_report
-
+        self._write(LEDGER, ledger.tally(regimes, [*others.values(), *curves.values()], started=self.started))
         write_report(self.out)
         return study
 
@@ -283,6 +280,7 @@ class _Study:
             "search": {name: tuning.as_json(group.models[0].search) for name, group in regimes.items()},
             "examples": self.plan.examples,
             "epochs": self.config.training.epochs,
+            "probes": self.plan.probes,
             "level": self.plan.level,
             "select": self.config.training.select,
             "baseline_regime": "single_task",
@@ -323,23 +321,3 @@ def _cut(model: ModelPlan | None, fraction: Mapping[str, float]) -> ModelPlan | 
         return None
     own = {path: value for path, value in fraction.items() if path.split(".")[1] in model.tasks}
     return ModelPlan(model.tasks, adjusted(model.config, own), keep=True)
-
-
-def hardware(threads: int) -> dict[str, Any]:
-    """What the runs were made on."""
-    names = Path("/proc/cpuinfo")
-    models = (
-        [line.partition(":")[2].strip() for line in names.read_text().splitlines() if line.startswith("model name")]
-        if names.exists()
-        else []
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return {
-        "cpu": models[0] if models else platform.processor() or "unknown",
-        "cores": cores(),
-        "threads": threads,
-        "memory_gb": round(memory, 1),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-    }

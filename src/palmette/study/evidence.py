@@ -50,18 +50,18 @@ class Group:
         name = model or next((m.name for m in self.models if task in m.tasks), "")
         return {seed: result for (owner, seed), (_, result) in self.runs.items() if owner == name}
 
-    def with_starts(self) -> list[tuple[Job, Result]]:
-        """Its runs and those that they started from, each once."""
-        found = {job.key: (job, result) for job, result in self.runs.values()}
-        for _, result in self.runs.values():
-            if result.start is not None:
-                found.setdefault(result.start[0].key, result.start)
-        return list(found.values())
+    def finished(self) -> list[list[Mapping[str, Any]]]:
+        """What was measured of the finished runs of each model, and of each model that they started from."""
+        found: dict[tuple[bool, str], dict[str, Mapping[str, Any]]] = {}
+        for job, result in self.runs.values():
+            for start, (ran, became) in enumerate(filter(None, [(job, result), result.start])):
+                if became.error is None:
+                    found.setdefault((bool(start), ran.model), {})[ran.key] = became.measured
+        return [list(by_key.values()) for by_key in found.values()]
 
     def wordpieces(self) -> float:
-        """That its models processed for a seed, on average, what they started from included."""
-        total: float = sum(result.measured.get("wordpieces", 0) for _, result in self.with_starts())
-        return total / max(1, len({seed for _, seed in self.runs}))
+        """That its models processed for a seed, what they started from included: means over the finished runs."""
+        return sum(stdlib.fmean(run["wordpieces"] for run in runs) for runs in self.finished())
 
 
 def weigh(
@@ -171,11 +171,10 @@ def _left_out(comparison: _Comparison, group: Group | None, multi: Group | None)
 
 def _describe(group: Group) -> dict[str, Any]:
     done = [result.measured for _, result in group.runs.values() if result.error is None]
-    seeds = {seed for _, seed in group.runs}
-    drawn: dict[str, list[int]] = {}
-    for _, result in group.with_starts():
-        for task, count in result.measured.get("drawn", {}).items():
-            drawn.setdefault(task, []).append(count)
+    drawn: dict[str, float] = {}
+    for same in group.finished():
+        for task in same[0]["drawn"]:
+            drawn[task] = drawn.get(task, 0) + stdlib.fmean(run["drawn"][task] for run in same)
     trials = [
         {
             "model": name,
@@ -210,7 +209,7 @@ def _describe(group: Group) -> dict[str, Any]:
         "parameters": {
             job.model: result.measured["parameters"] for job, result in group.runs.values() if result.error is None
         },
-        "drawn": {task: sum(counts) / len(seeds) for task, counts in drawn.items()} if done else {},
+        "drawn": drawn,
         "wordpieces": group.wordpieces(),
         "usage": _usage(done),
     }
