@@ -136,6 +136,7 @@ def test_pairs_and_leave_one_out_are_compared(studied: Studied) -> None:
     pairs = studied.study["transfer"]["pairs"]
     assert {(i, j) for i, row in pairs.items() for j in row} == {(i, j) for i in TASKS for j in TASKS if i != j}
     left_out = studied.study["leave_one_out"]
+    assert all(entry["p_holm"] >= entry["p"] for row in left_out.values() for entry in row.values())
     assert {task: set(row) for task, row in left_out.items()} == {t: set(TASKS) - {t} for t in TASKS}
     assert [found["models"] for found in studied.study["transfer"]["grouping"]] == [1, 2, 3]
     assert studied.study["transfer"]["rank_correlation"]["pairs"] == 6
@@ -458,9 +459,37 @@ def test_what_would_change_follows_the_evidence() -> None:
     rare = evidence(a="helps", b="helps", c="hurts")
     rare["regimes"]["multi_task"]["drawn"]["c"] = 10
     assert verdict.recommend(Plan(), rare)["tasks"]["c"]["change"] == "sampling"
-    leaving = evidence(a="helps", b="helps", c="hurts")
-    leaving["leave_one_out"] = {"c": {"a": {"low": 0.01}, "b": {"low": -0.01}}}
-    assert verdict.recommend(Plan(), leaving)["tasks"]["c"]["decision"] == "leave out"
+
+
+def test_a_task_that_others_do_better_without_is_left_out_whatever_it_gains_itself() -> None:
+    def without(gain: float, p: float = 0.001, **verdicts: str) -> dict[str, Any]:
+        made = evidence(a="helps", b="no difference shown", **verdicts)
+        made["leave_one_out"] = {
+            "c": {"a": {"difference": gain, "p_holm": p}, "b": {"difference": -0.1, "p_holm": 0.001}}
+        }
+        return verdict.recommend(Plan(), made)
+
+    for kind in ("hurts", "no difference shown"):
+        found = without(0.01, c=kind)
+        assert found["overall"] == "leave out"
+        assert found["sentence"] == "Ship a and b as one model, and leave c out: the others do better without it."
+        assert "Without it, a (+1.00) gains." in found["tasks"]["c"]["reason"]
+        assert found["tasks"]["c"]["change"] == "separate trunk"
+        assert "22.7 M parameters" in found["tasks"]["c"]["cost"]
+    assert without(0.03, c="helps")["tasks"]["c"]["decision"] == "leave out"
+    kept = without(0.01, c="helps")  # which itself gains 0.02
+    assert kept["overall"] == "ship as one"
+    assert "Without it, a (+1.00) gains." in kept["tasks"]["c"]["reason"]
+    assert without(0.01, p=0.2, c="no difference shown")["overall"] == "ship as one"
+    both = without(0.01, c="no difference shown", d="hurts")
+    assert both["overall"] == "split"
+    assert "d apart: sharing hurts it; leave c out" in both["sentence"]
+
+
+def test_reasons_give_the_level_of_the_study() -> None:
+    assert (
+        "(90 % interval" in verdict.recommend(Plan(level=0.9), evidence(a="helps", b="helps"))["tasks"]["a"]["reason"]
+    )
 
 
 def planted(folder: Path, case: str, *, width: int, epochs: int, examples: int) -> Config:
@@ -583,7 +612,8 @@ def test_the_console_shows_differences_what_to_ship_and_what_failed(capsys: pyte
     for task, entry in study["recommendation"]["tasks"].items():
         assert f"{task}: {entry['reason']}"[:60] in shown
     (failed,) = [run for found in study["regimes"].values() for run in found["runs"] if run["state"] == "failed"]
-    assert f"failed: {failed['model']}, seed {failed['seed']}" in shown
+    assert f"failed: sequential, {failed['model']}, seed {failed['seed']}" in shown
+    assert "failed: single_task, irony, a trial: loss is not finite" in shown
 
 
 def test_language_models_are_compared_in_the_same_study(tmp_path: Path) -> None:

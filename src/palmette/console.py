@@ -207,9 +207,10 @@ def show_study(console: Console, study: Mapping[str, Any]) -> None:
         console.print(recommendation["sentence"], style="bold", markup=False)
         for task, entry in recommendation["tasks"].items():
             console.print(f"  {task}: {entry['reason']}", markup=False)
-    failed = [run for found in study["regimes"].values() for run in found["runs"] if run["state"] == "failed"]
-    for run in failed:
-        console.print(f"failed: {run['model']}, seed {run['seed']}: {run['error']}", style="red", markup=False)
+    for name, found in {**study["regimes"], **study.get("designs", {})}.items():
+        for one in (one for one in (*found["runs"], *found["trials"]) if one["state"] == "failed"):
+            what = f"seed {one['seed']}" if "seed" in one else "a trial"
+            console.print(f"failed: {name}, {one['model']}, {what}: {one['error']}", style="red", markup=False)
 
 
 def _difference(found: Mapping[str, Any]) -> str:

@@ -92,6 +92,7 @@ def weigh(
         for task in kinds
     }
     _correct(differences, plan)
+    left_out = _left_out(comparison, designs.get("leave_one_out"), regimes.get("multi_task"))
     pairs = _pairs(comparison, designs.get("pairs"), regimes[BASELINE])
     multi = regimes.get("multi_task")
     groups = [*regimes.values(), *designs.values()]
@@ -102,7 +103,7 @@ def weigh(
         "scores": {task: {name: _scores(task, group) for name, group in regimes.items()} for task in kinds},
         "differences": differences,
         "transfer": transfer.analyse(_probes(multi), pairs, tuple(kinds)) if multi is not None else {},
-        "leave_one_out": _left_out(comparison, designs.get("leave_one_out"), multi),
+        "leave_one_out": left_out,
         "learning_curve": _curve(curves, curve_task),
         "alarms": [alarm for group in groups for alarm in _alarms(group)],
     }
@@ -139,11 +140,17 @@ class _Comparison:
 def _correct(differences: Mapping[str, dict[str, dict[str, Any]]], plan: Plan) -> None:
     """Holm's correction over the tasks of each regime, and the verdict that follows."""
     for regime in {name for by_regime in differences.values() for name in by_regime}:
-        entries = [by_regime[regime] for by_regime in differences.values() if "p" in by_regime[regime]]
-        for entry, p in zip(entries, statistics.holm([entry["p"] for entry in entries]), strict=True):
-            entry["p_holm"] = p
-            sure = p < 1 - plan.level
+        for entry in _holm([by_regime[regime] for by_regime in differences.values()]):
+            sure = entry["p_holm"] < 1 - plan.level
             entry["verdict"] = "no difference shown" if not sure else "helps" if entry["difference"] > 0 else "hurts"
+
+
+def _holm(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give each comparison its p for all of them; -> those that have one."""
+    made = [entry for entry in entries if "p" in entry]
+    for entry, p in zip(made, statistics.holm([entry["p"] for entry in made]), strict=True):
+        entry["p_holm"] = p
+    return made
 
 
 def _pairs(comparison: _Comparison, group: Group | None, single: Group) -> dict[str, dict[str, Any]]:
@@ -166,6 +173,7 @@ def _left_out(comparison: _Comparison, group: Group | None, multi: Group | None)
         found[left_out] = {
             task: comparison.of(task, group.of_task(task, model.name), multi.of_task(task)) for task in model.tasks
         }
+    _holm([entry for by_task in found.values() for entry in by_task.values()])
     return found
 
 

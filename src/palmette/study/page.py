@@ -191,7 +191,7 @@ def _transfer(study: Mapping[str, Any]) -> Section | None:
     if study.get("leave_one_out"):
         note = (
             "Points that the other tasks gain when one is left out of the shared model. Blue: they are better off "
-            "without it. Bold: the interval excludes 0."
+            "without it. Bold: the interval excludes 0 (not corrected; the verdict rests on p after Holm's correction)."
         )
         values = study["leave_one_out"]
         table = tables.acting("One left out, in points over all together", values, "left out", "effect on")
