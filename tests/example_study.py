@@ -288,12 +288,20 @@ def example_study() -> dict[str, Any]:
             _alarm(2, "sentiment", "below_own_best", 3200, since=1920, opposed_by=["pos", "irony"]),
             _alarm(4, "irony", "below_baseline", 2560, since=2560),
             _alarm(4, "irony", "below_baseline", 4480, since=2560, over=True),
+            _alarm(5, "ner", "below_baseline", 4480, since=2560, opposed_by=None),
         ],
     }
 
 
 def _alarm(
-    seed: int, task: str, kind: str, update: int, *, since: int, over: bool = False, opposed_by: Sequence[str] = ()
+    seed: int,
+    task: str,
+    kind: str,
+    update: int,
+    *,
+    since: int,
+    over: bool = False,
+    opposed_by: Sequence[str] | None = (),
 ) -> dict[str, Any]:
     return {
         "regime": "multi_task",
@@ -308,7 +316,7 @@ def _alarm(
         "reference": 0.664,
         "since": since,
         "p": 0.0004,
-        "opposed_by": list(opposed_by),
+        "opposed_by": None if opposed_by is None else list(opposed_by),
     }
 
 

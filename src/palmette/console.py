@@ -130,7 +130,11 @@ def alarm_line(event: Mapping[str, Any]) -> str:
     if event["over"]:
         return f"alarm over: {value} is no longer significantly below {reference}"
     when = f"of update {event['since']}" if own else f"since update {event['since']}"
-    opposed = f"; the gradients of {', '.join(event['opposed_by'])} oppose it" if event["opposed_by"] else ""
+    opposed = ""
+    if event["opposed_by"]:
+        opposed = f"; the gradients of {', '.join(event['opposed_by'])} oppose it"
+    elif event["opposed_by"] is None:
+        opposed = "; whose gradients oppose it was not measured (training.probes)"
     return f"alarm: {value} is significantly below {reference}, {when} (p = {event['p']:.2g}){opposed}"
 
 
