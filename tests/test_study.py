@@ -359,11 +359,14 @@ def test_a_job_is_known_by_what_determines_it_and_not_by_where_it_lies(tmp_path:
     here, there = small(tmp_path / "a"), small(tmp_path / "b")
     other = here.model_copy(update={"training": here.training.model_copy(update={"learning_rate": 5e-3})})
     assert [source.train for source in here.sources] != [source.train for source in there.sources]
-    there = there.model_copy(update={"trunk": here.trunk})
+    assert here.trunk.name != there.trunk.name
     assert Job(here, here).key == Job(there, there).key
     assert Job(here, here).key != Job(other, other).key
     assert Job(here, here).key != Job(here, here, test=True).key
     assert Job(here, here, start=Job(here, here)).key != Job(here, here).key
+    weights = Path(there.trunk.name) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"0")
+    assert Job(here, here).key != Job(there, there).key, "another trunk in a folder of the same name"
 
 
 def test_suggestions_begin_with_the_configuration_and_do_not_depend_on_their_number(tmp_path: Path) -> None:
