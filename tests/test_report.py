@@ -160,7 +160,8 @@ def test_the_same_study_gives_the_same_bytes(tmp_path: Path, folder: Path) -> No
 
 
 def test_csv_files_hold_the_numbers_as_they_are(folder: Path) -> None:
-    names = {"scores", "differences", "verdicts", "ledger", "trials", "transfer", "learning_curve", "conflict"}
+    names = {"scores", "differences", "verdicts", "ledger", "budget", "runs", "trials", "transfer", "grouping"}
+    names |= {"learning_curve", "conflict", "alarms"}
     assert {path.stem for path in (folder / "csv").iterdir()} == names
     study = example_study()
     rows = _sheet(folder, "scores")
@@ -171,6 +172,12 @@ def test_csv_files_hold_the_numbers_as_they_are(folder: Path) -> None:
         assert (row["state"] == "failed") == (value is None)
     failed = [(row["regime"], row["task"], int(row["seed"])) for row in rows if row["state"] == "failed"]
     assert failed == [FAILED]
+    runs = _sheet(folder, "runs")
+    assert [(row["group"], row["model"], int(row["seed"])) for row in runs if row["state"] == "failed"] == [FAILED]
+    assert len(runs) == 50
+    assert {row["opposed_by"] for row in _sheet(folder, "alarms")} == {"pos irony", ""}
+    assert len(_sheet(folder, "grouping")) == 3 * len(TASKS)
+    assert {row["drawn_ner"] for row in _sheet(folder, "budget")} == {str(4 * TASKS["ner"][2])}
     for row in _sheet(folder, "differences"):
         assert float(row["low"]) == study["differences"][row["task"]][row["regime"]]["low"]
     assert {row["measure"] for row in _sheet(folder, "transfer")} == {"pair", "affinity", "left_out"}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -565,6 +566,41 @@ def test_processes_and_ray_give_the_same_study(tmp_path: Path) -> None:
     for name, engine in engines.items():
         compare(config, tmp_path / name, plan=plan, engine=engine, threads=1)
     assert comparable(tmp_path / "one") == comparable(tmp_path / "two") == comparable(tmp_path / "ray")
+
+
+def test_a_run_that_ray_loses_has_failed_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class RayError(Exception):
+        pass
+
+    class FakeRay:
+        exceptions = SimpleNamespace(RayError=RayError)
+
+        @staticmethod
+        def is_initialized() -> bool:
+            return True
+
+        @staticmethod
+        def remote(**_: Any) -> Callable[[Any], Any]:
+            return lambda _: SimpleNamespace(remote=lambda place: place)
+
+        @staticmethod
+        def wait(waiting: list[Path], **_: Any) -> tuple[list[Path], list[Path]]:
+            return waiting[:1], waiting[1:]
+
+        @staticmethod
+        def get(place: Path) -> None:
+            if place.name == "lost":
+                raise RayError("Owner died\nthe node with IP 10.0.0.7 was lost")
+
+    monkeypatch.setitem(sys.modules, "ray", FakeRay)
+    folders = [tmp_path / name for name in ("lost", "kept")]
+    for folder in folders:
+        folder.mkdir()
+    ended: list[Path] = []
+    Ray().run(folders, ended.append)
+    assert ended == folders
+    assert (folders[0] / worker.ERROR).read_text() == "lost by Ray: the node with IP 10.0.0.7 was lost\n"
+    assert not (folders[1] / worker.ERROR).exists()
 
 
 @pytest.mark.slow

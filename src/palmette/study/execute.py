@@ -197,5 +197,10 @@ class Ray:
         while waiting:
             ready, _ = ray.wait(list(waiting), num_returns=1)
             for reference in ready:
-                ray.get(reference)
-                done(waiting.pop(reference))
+                place = waiting.pop(reference)
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayError as error:  # its machine is gone, or does not see the folder
+                    last = str(error).strip().splitlines()[-1]
+                    (place / ERROR).write_text(f"lost by Ray: {last[:300]}\n", encoding="utf-8")
+                done(place)
