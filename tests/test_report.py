@@ -116,6 +116,7 @@ def test_an_alarm_is_one_row_with_its_end(page: _Page) -> None:
 def test_the_methods_say_what_was_measured_on_what(page: _Page) -> None:
     assert "48 runs with 1 thread each on AMD EPYC, 2 cores, 23.5 GB" in page.text
     assert "1 run with 2 threads each, on what is not noted" in page.text
+    assert "judged on dev; pairs, leave one out and the learning curve with the settings so chosen; test" in page.text
     assert "8 in each multi-task run: 3.8 % on top of its training time" in page.text
     assert "one text at a time, over the same 500 texts for every model" in page.text
 

@@ -317,6 +317,33 @@ def test_a_task_seen_more_often_in_the_mix_is_seen_as_often_alone(tmp_path: Path
     assert alone["tone"] == pytest.approx(mixed["tone"], rel=0.25)
 
 
+def test_a_part_of_a_task_is_seen_as_often_alone_as_in_the_mix(tmp_path: Path) -> None:
+    config = small(tmp_path, ("pos", "tone"), epochs=4)
+    config = Config.parse(config.model_dump(mode="json", exclude_none=True) | {"mixing": {"kind": "uniform"}})
+    plan = Plan.make(config, regimes=["multi_task"], seeds=1, trials=1, probes=0, curve=[25], curve_task="tone")
+    study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    alone, mixed = (study["designs"][f"{regime} at 25 %"]["drawn"]["tone"] for regime in ("single_task", "multi_task"))
+    assert mixed > 6 * 4, "uniform mixing draws the smaller task more often"
+    assert alone == pytest.approx(mixed, rel=0.25)
+
+
+def test_a_cap_that_mixing_would_break_is_refused(tmp_path: Path) -> None:
+    config = small(tmp_path, ("pos", "tone"), epochs=2)
+    source = config.model_dump(mode="json", exclude_none=True)
+    weights = {"mixing": {"kind": "weights", "weights": {"pos": 1, "tone": 9}}}
+    apart = [source["sources"][0] | {"labels": {"pos": "pos"}}, source["sources"][0] | {"labels": {"tone": "tone"}}]
+    apart[1] = apart[1] | {
+        "name": "other",
+        **small(tmp_path / "b", ("tone",), examples=9)
+        .sources[0]
+        .model_dump(include={"train", "dev", "test"}, mode="json"),
+    }
+    config = Config.parse(source | weights | {"sources": apart})
+    plan = Plan.make(config, regimes=["multi_task"], seeds=1, trials=1, examples=20, probes=0)
+    with pytest.raises(ConfigError, match="at most 20 examples of a task, but mixing draws"):
+        compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+
+
 def test_two_processes_do_not_work_on_one_study(tmp_path: Path) -> None:
     from filelock import FileLock
 
@@ -335,6 +362,7 @@ def test_two_processes_do_not_work_on_one_study(tmp_path: Path) -> None:
         ({"curve_task": "pos"}, "curve_task goes with"),
         ({"support": "nothing"}, "support: 'nothing' is not a task"),
         ({"support": "pos", "regimes": ["multi_task"]}, "support goes with"),
+        ({"examples": 1}, "examples: fewer"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

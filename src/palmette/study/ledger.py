@@ -100,12 +100,9 @@ def _parameters(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _trial_seconds(group: Group) -> float | None:
     """Of all trials and of what they started from; None where there were none, or nobody knows of one."""
-    trials = [trial for tried in group.trials.values() for trial in tried if trial.result is not None]
-    ran = {
-        job.key: result
-        for trial in trials
-        for job, result in filter(None, [(trial.job, trial.result), trial.result and trial.result.start])
-    }
+    tried = [(t.job, t.result) for trials in group.trials.values() for t in trials if t.result is not None]
+    ran = {job.key: result for job, result in tried}
+    ran |= {result.start[0].key: result.start[1] for _, result in tried if result.start is not None}
     seconds = [result.measured["seconds"] for result in ran.values() if result.error is None]
     return _sum(seconds) if seconds else None
 
