@@ -376,10 +376,14 @@ def _methods(study: Mapping[str, Any], ledger: Mapping[str, Any]) -> dict[str, A
     search = "; ".join(f"{listed(regimes)}: {space}" for space, regimes in spaces.items())
     cap = "no cap" if plan["examples"] is None else f"at most {plan['examples']:,} examples of each task a model"
     versions = ", ".join(f"{name} {number}" for name, number in plan["versions"].items())
+    others = [part.replace("_", " ") for part in plan["design"][1:]]
+    others += ["the learning curve"] if study.get("learning_curve") else []
+    tuned = f"{listed(others)} with the settings so chosen; " if others and plan["trials"] > 1 else ""
     terms = {
         "Design": listed([part.replace("_", " ") for part in plan["design"]]),
         "Seeds": ", ".join(map(str, plan["seeds"])),
-        "Trials": f"{plan['trials']} for each model of each regime, judged on dev; test is touched once, at the end",
+        "Trials": f"{plan['trials']} for each model of each regime, judged on dev; {tuned}"
+        "test is touched once, at the end",
         "Search": search if plan["trials"] > 1 else "none: the settings of the configuration",
         "Examples drawn": f"{cap}; {plan['epochs']} epochs of the mix",
         "Probes": _probes(study, ledger),
