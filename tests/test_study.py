@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import palmette
 from endpoint import Reply, served
 from fakes import WORDS, tiny_config, tiny_language_model, tiny_t5, tiny_trunk, write_jsonl
 from palmette.config import Config
@@ -248,6 +249,16 @@ def test_an_extended_study_trains_only_what_is_new(tmp_path: Path) -> None:
     assert len(second.ran) == 3
     assert not set(first.ran) & set(second.ran)
     assert study["plan"]["regimes"] == ["single_task", "multi_task"]  # the baseline joins by itself
+
+
+def test_it_is_the_same_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("palmette.study.execute.run_in_child", worker.run)
+    config = small(tmp_path, ("pos", "tone"), epochs=1)
+    options: dict[str, Any] = {"regimes": ["multi_task", "multi_task"], "seeds": 1, "trials": 1, "probes": 0}
+    study = palmette.compare(config, tmp_path / "study", threads=1, **options)
+    assert study["plan"]["regimes"] == ["single_task", "multi_task"]
+    jobs = [json.loads(path.read_text()) for path in (tmp_path / "study").glob("runs/*/job.json")]
+    assert [job["threads"] for job in jobs] == [1, 1, 1]
 
 
 def test_changed_data_are_trained_on_again(tmp_path: Path) -> None:

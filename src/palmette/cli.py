@@ -195,7 +195,7 @@ def compare(
     from palmette.console import show_study
     from palmette.machine import cores
     from palmette.study.compare import compare as run_study
-    from palmette.study.execute import Processes, Ray
+    from palmette.study.execute import engine_named
     from palmette.study.plan import Plan, read_budget
 
     settings = Config.load(config, list(overrides))
@@ -209,7 +209,7 @@ def compare(
         settings,
         out,
         plan=plan,
-        engine=Processes(jobs) if engine == "processes" else Ray.for_this_hardware(threads),
+        engine=engine_named(engine, jobs=jobs, threads=threads),
         threads=threads,
         strict=strict,
         say=lambda line: console.print(line, markup=False),

@@ -86,6 +86,5 @@ class Plan(Settings):
             raise ConfigError(
                 f"examples: fewer ({plan.examples}) than epochs ({config.training.epochs}), each draws one"
             )
-        if BASELINE not in plan.regimes:
-            plan = plan.model_copy(update={"regimes": (BASELINE, *plan.regimes)})
-        return plan
+        regimes = dict.fromkeys(plan.regimes if BASELINE in plan.regimes else (BASELINE, *plan.regimes))
+        return plan.model_copy(update={"regimes": tuple(regimes)})
