@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -182,7 +182,7 @@ def compare(
     budget: str | None,
     jobs: int,
     threads: int | None,
-    engine: str,
+    engine: Literal["processes", "ray"],
     *,
     strict: bool,
     **options: Any,
