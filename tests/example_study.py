@@ -251,7 +251,7 @@ def example_study() -> dict[str, Any]:
         for i, a in enumerate(names)
     }
     return {
-        "version": 1,
+        "version": 2,
         "title": "Tags, entities, sentiment and irony on one trunk",
         "plan": {
             "regimes": list(REGIMES),
@@ -268,6 +268,7 @@ def example_study() -> dict[str, Any]:
             "level": 0.95,
             "select": "mean_relative",
             "epochs": 4,
+            "probes": 8,
             "baseline_regime": "single_task",
             "versions": {"palmette": "0.2.0", "torch": "2.13.0", "transformers": "5.23.0"},
             "commit": "db61518",
@@ -287,12 +288,20 @@ def example_study() -> dict[str, Any]:
             _alarm(2, "sentiment", "below_own_best", 3200, since=1920, opposed_by=["pos", "irony"]),
             _alarm(4, "irony", "below_baseline", 2560, since=2560),
             _alarm(4, "irony", "below_baseline", 4480, since=2560, over=True),
+            _alarm(5, "ner", "below_baseline", 4480, since=2560, opposed_by=None),
         ],
     }
 
 
 def _alarm(
-    seed: int, task: str, kind: str, update: int, *, since: int, over: bool = False, opposed_by: Sequence[str] = ()
+    seed: int,
+    task: str,
+    kind: str,
+    update: int,
+    *,
+    since: int,
+    over: bool = False,
+    opposed_by: Sequence[str] | None = (),
 ) -> dict[str, Any]:
     return {
         "regime": "multi_task",
@@ -307,7 +316,7 @@ def _alarm(
         "reference": 0.664,
         "since": since,
         "p": 0.0004,
-        "opposed_by": list(opposed_by),
+        "opposed_by": None if opposed_by is None else list(opposed_by),
     }
 
 
@@ -317,28 +326,35 @@ def example_ledger() -> dict[str, Any]:
     def entry(models: int, ms: float, peak: float, seconds: float, *, shared: bool) -> dict[str, Any]:
         trunk, heads = 22_713_216, {"pos": 6_545, "ner": 2_695, "sentiment": 148_226, "irony": 148_226}
         total = trunk * models + sum(heads.values())
+        own = heads if shared else {task: trunk + head for task, head in heads.items()}
         return {
             "models": models,
-            "parameters": {"total": total, "shared": trunk if shared else 0, "tasks": heads},
+            "parameters": {"total": total, "shared": trunk if shared else 0, "tasks": own, "trained": total},
             "bytes": 4 * total + 711_661 * models,
             "peak_rss_gb": peak,
             "seconds": seconds,
+            "probe_seconds": 151.2 if shared else 0.0,
             "trial_seconds": 4 * seconds,
             "wordpieces": 3_900_000 if shared else 4_400_000,
             "ms_per_text": ms,
             "texts": 500,
+            "one_by_one": True,
         }
 
     return {
-        "hardware": {
-            "cpu": "AMD EPYC",
-            "cores": 2,
-            "threads": 1,
-            "memory_gb": 23.5,
-            "system": "Linux 6.1 x86_64",
-            "python": "3.11.2",
-            "torch": "2.13.0+cpu",
-        },
+        "hardware": [
+            {
+                "runs": 48,
+                "cpu": "AMD EPYC",
+                "cores": 2,
+                "memory_gb": 23.5,
+                "system": "Linux 6.1 x86_64",
+                "python": "3.11.2",
+                "torch": "2.13.0+cpu",
+                "threads": 1,
+            },
+            {"runs": 1, "threads": 2},
+        ],
         "regimes": {
             "single_task": entry(4, 19.8, 2.9, 5210.0, shared=False),
             "multi_task": entry(1, 5.2, 1.6, 3980.0, shared=True),

@@ -69,7 +69,7 @@ class TestOwnBest:
             "value": 0.65,
             "reference": 0.9,
             "since": 20,
-            "opposed_by": [],
+            "opposed_by": None,  # no probe has looked
         }
         assert event == expected
         assert watched.look(a=130, b=150) == []  # still so
@@ -162,6 +162,12 @@ def test_the_tasks_that_oppose_it_are_named_the_strongest_first() -> None:
     assert events == {"a": ["c", "b"], "b": ["a"], "c": ["a"]}
 
 
+def test_a_task_alone_is_opposed_by_none_and_nobody_needs_to_look() -> None:
+    watched = Watched("a")
+    watched.look(a=180)
+    assert [event["opposed_by"] for event in watched.look(a=100)] == [[]]
+
+
 def test_what_is_stored_is_all_that_the_next_looks_need() -> None:
     falls = [{"a": 180, "b": 180}, {"a": 120, "b": 185}, {"a": 121, "b": 110}, {"a": 180, "b": 111}]
     whole, first = Watched("ab", baseline={"b": 0.95}), Watched("ab", baseline={"b": 0.95})
@@ -232,6 +238,9 @@ def test_an_alarm_is_a_sentence() -> None:
     baseline = alarm | {"kind": "below_baseline", "reference": 0.8, "since": 100, "opposed_by": []}
     assert said(baseline) == (
         "alarm: ner (0.713) is significantly below its baseline, 0.800, since update 100 (p = 0.0012)\n"
+    )
+    assert said(baseline | {"opposed_by": None}).endswith(
+        "(p = 0.0012); whose gradients oppose it was not measured (training.probes)\n"
     )
     over = baseline | {"over": True, "value": 0.79}
     assert said(over) == "alarm over: ner (0.790) is no longer significantly below its baseline, 0.800\n"

@@ -108,8 +108,23 @@ def test_every_seed_is_shown_and_a_failed_run_as_failed(page: _Page) -> None:
 def test_an_alarm_is_one_row_with_its_end(page: _Page) -> None:
     assert "since update 1,920, noticed at 3,200, to the end" in page.text
     assert "since update 2,560, noticed at 2,560, until update 4,480" in page.text
-    assert page.text.count("noticed at") == 2
+    assert page.text.count("noticed at") == 3
+    assert page.text.count("not measured") == 1
     assert "pos and irony" in page.text
+
+
+def test_the_methods_say_what_was_measured_on_what(page: _Page) -> None:
+    assert "48 runs with 1 thread each on AMD EPYC, 2 cores, 23.5 GB" in page.text
+    assert "1 run with 2 threads each, on what is not noted" in page.text
+    assert "judged on dev; pairs, leave one out and the learning curve with the settings so chosen; test" in page.text
+    assert "8 in each multi-task run: 3.8 % on top of its training time" in page.text
+    assert "one text at a time, over the same 500 texts for every model" in page.text
+
+
+def test_times_that_do_not_compare_are_named(tmp_path: Path) -> None:
+    ledger = example_ledger()
+    ledger["regimes"]["frozen"]["one_by_one"] = False
+    assert "for every model (frozen: batches of other texts)" in _Page(_report(tmp_path, ledger=ledger)).text
 
 
 def test_it_fetches_nothing_and_runs_nothing(folder: Path, page: _Page) -> None:
@@ -146,7 +161,8 @@ def test_the_same_study_gives_the_same_bytes(tmp_path: Path, folder: Path) -> No
 
 
 def test_csv_files_hold_the_numbers_as_they_are(folder: Path) -> None:
-    names = {"scores", "differences", "verdicts", "ledger", "trials", "transfer", "learning_curve", "conflict"}
+    names = {"scores", "differences", "verdicts", "ledger", "budget", "runs", "trials", "transfer", "grouping"}
+    names |= {"learning_curve", "conflict", "alarms"}
     assert {path.stem for path in (folder / "csv").iterdir()} == names
     study = example_study()
     rows = _sheet(folder, "scores")
@@ -157,6 +173,12 @@ def test_csv_files_hold_the_numbers_as_they_are(folder: Path) -> None:
         assert (row["state"] == "failed") == (value is None)
     failed = [(row["regime"], row["task"], int(row["seed"])) for row in rows if row["state"] == "failed"]
     assert failed == [FAILED]
+    runs = _sheet(folder, "runs")
+    assert [(row["group"], row["model"], int(row["seed"])) for row in runs if row["state"] == "failed"] == [FAILED]
+    assert len(runs) == 50
+    assert {row["opposed_by"] for row in _sheet(folder, "alarms")} == {"pos irony", ""}
+    assert len(_sheet(folder, "grouping")) == 3 * len(TASKS)
+    assert {row["drawn_ner"] for row in _sheet(folder, "budget")} == {str(4 * TASKS["ner"][2])}
     for row in _sheet(folder, "differences"):
         assert float(row["low"]) == study["differences"][row["task"]][row["regime"]]["low"]
     assert {row["measure"] for row in _sheet(folder, "transfer")} == {"pair", "affinity", "left_out"}
@@ -275,7 +297,7 @@ def test_a_folder_that_is_no_study_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"is no finished study \(no study.json\): palmette compare"):
         write_report(tmp_path)
     write_study(tmp_path, example_study() | {"version": 9})
-    with pytest.raises(RunError, match="expected version 1, found 9"):
+    with pytest.raises(RunError, match="expected version 2, found 9"):
         write_report(tmp_path)
     (tmp_path / "study.json").write_text("{", encoding="utf-8")
     with pytest.raises(RunError, match="is damaged"):

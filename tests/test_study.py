@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import palmette
 from endpoint import Reply, served
 from fakes import WORDS, tiny_config, tiny_language_model, tiny_t5, tiny_trunk, write_jsonl
 from palmette.config import Config
@@ -136,6 +138,7 @@ def test_pairs_and_leave_one_out_are_compared(studied: Studied) -> None:
     pairs = studied.study["transfer"]["pairs"]
     assert {(i, j) for i, row in pairs.items() for j in row} == {(i, j) for i in TASKS for j in TASKS if i != j}
     left_out = studied.study["leave_one_out"]
+    assert all(entry["p_holm"] >= entry["p"] for row in left_out.values() for entry in row.values())
     assert {task: set(row) for task, row in left_out.items()} == {t: set(TASKS) - {t} for t in TASKS}
     assert [found["models"] for found in studied.study["transfer"]["grouping"]] == [1, 2, 3]
     assert studied.study["transfer"]["rank_correlation"]["pairs"] == 6
@@ -159,12 +162,38 @@ def test_the_ledger_counts_what_each_regime_costs(studied: Studied) -> None:
     assert costs["multi_task"]["models"] == 1
     assert costs["multi_task"]["parameters"]["total"] < costs["single_task"]["parameters"]["total"] / 2
     assert set(costs["multi_task"]["parameters"]["tasks"]) == set(TASKS)
+    alone = costs["single_task"]["parameters"]
+    assert (alone["shared"], sum(alone["tasks"].values())) == (0, alone["total"]), "nothing is shared by models apart"
     for cost in costs.values():
         assert cost["bytes"] > 0
         assert cost["ms_per_text"] > 0
         assert cost["seconds"] > 0
         assert cost["peak_rss_gb"] > 0
+        assert cost["one_by_one"]
+    assert len({cost["texts"] for cost in costs.values()}) == 1, "the same texts for every model"
+    assert costs["multi_task"]["probe_seconds"] > 0
+    assert costs["single_task"]["probe_seconds"] == 0
+    (machine,) = studied.ledger["hardware"]
+    assert machine["cores"] >= 1
+    assert machine["threads"] == 1
+    assert machine["runs"] == len(list(studied.folder.glob("runs/*/parts.safetensors")))
     assert costs["sequential"]["wordpieces"] == studied.study["regimes"]["sequential"]["wordpieces"]
+
+
+def test_models_of_tasks_with_their_own_texts_are_timed_on_all_of_them(tmp_path: Path) -> None:
+    data = small(tmp_path / "a", ("pos",), epochs=1).model_dump(mode="json", exclude_none=True)
+    other = small(tmp_path / "b", ("tone",), epochs=1, examples=6).model_dump(mode="json", exclude_none=True)
+    config = Config.parse(
+        data
+        | {
+            "tasks": data["tasks"] | other["tasks"],
+            "sources": [data["sources"][0], other["sources"][0] | {"name": "b"}],
+        }
+    )
+    plan = Plan.make(config, regimes=["multi_task"], seeds=1, trials=1, probes=0)
+    compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    results = [json.loads(path.read_text()) for path in (tmp_path / "study").glob("runs/*/result.json")]
+    assert len({result["texts"] for result in results}) == 1
 
 
 def test_only_models_that_may_be_shipped_or_started_from_keep_their_weights(studied: Studied) -> None:
@@ -222,6 +251,16 @@ def test_an_extended_study_trains_only_what_is_new(tmp_path: Path) -> None:
     assert study["plan"]["regimes"] == ["single_task", "multi_task"]  # the baseline joins by itself
 
 
+def test_it_is_the_same_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("palmette.study.execute.run_in_child", worker.run)
+    config = small(tmp_path, ("pos", "tone"), epochs=1)
+    options: dict[str, Any] = {"regimes": ["multi_task", "multi_task"], "seeds": 1, "trials": 1, "probes": 0}
+    study = palmette.compare(config, tmp_path / "study", threads=1, **options)
+    assert study["plan"]["regimes"] == ["single_task", "multi_task"]
+    jobs = [json.loads(path.read_text()) for path in (tmp_path / "study").glob("runs/*/job.json")]
+    assert [job["threads"] for job in jobs] == [1, 1, 1]
+
+
 def test_changed_data_are_trained_on_again(tmp_path: Path) -> None:
     config = small(tmp_path, ("pos", "tone"), epochs=1)
     plan = Plan.make(config, regimes=["multi_task"], seeds=1, trials=1, probes=0)
@@ -246,6 +285,8 @@ def test_a_failed_run_is_shown_and_tried_again(tmp_path: Path) -> None:
     (failed,) = [run for run in study["regimes"]["multi_task"]["runs"] if run["state"] == "failed"]
     assert (failed["seed"], failed["error"]) == (2, "exit code 1: out of memory")
     assert study["scores"]["pos"]["multi_task"]["seeds"]["2"] is None
+    drawn = [study["regimes"][regime]["drawn"] for regime in ("single_task", "multi_task")]
+    assert drawn[0] == drawn[1], "a mean over the runs that finished"
     assert study["differences"]["pos"]["multi_task"]["verdict"] == "too few runs"
     assert study["recommendation"]["overall"] == "undecided"
     assert any("FAILED: exit code 1: out of memory" in line for line in said)
@@ -287,6 +328,33 @@ def test_a_task_seen_more_often_in_the_mix_is_seen_as_often_alone(tmp_path: Path
     assert alone["tone"] == pytest.approx(mixed["tone"], rel=0.25)
 
 
+def test_a_part_of_a_task_is_seen_as_often_alone_as_in_the_mix(tmp_path: Path) -> None:
+    config = small(tmp_path, ("pos", "tone"), epochs=4)
+    config = Config.parse(config.model_dump(mode="json", exclude_none=True) | {"mixing": {"kind": "uniform"}})
+    plan = Plan.make(config, regimes=["multi_task"], seeds=1, trials=1, probes=0, curve=[25], curve_task="tone")
+    study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    alone, mixed = (study["designs"][f"{regime} at 25 %"]["drawn"]["tone"] for regime in ("single_task", "multi_task"))
+    assert mixed > 6 * 4, "uniform mixing draws the smaller task more often"
+    assert alone == pytest.approx(mixed, rel=0.25)
+
+
+def test_a_cap_that_mixing_would_break_is_refused(tmp_path: Path) -> None:
+    config = small(tmp_path, ("pos", "tone"), epochs=2)
+    source = config.model_dump(mode="json", exclude_none=True)
+    weights = {"mixing": {"kind": "weights", "weights": {"pos": 1, "tone": 9}}}
+    apart = [source["sources"][0] | {"labels": {"pos": "pos"}}, source["sources"][0] | {"labels": {"tone": "tone"}}]
+    apart[1] = apart[1] | {
+        "name": "other",
+        **small(tmp_path / "b", ("tone",), examples=9)
+        .sources[0]
+        .model_dump(include={"train", "dev", "test"}, mode="json"),
+    }
+    config = Config.parse(source | weights | {"sources": apart})
+    plan = Plan.make(config, regimes=["multi_task"], seeds=1, trials=1, examples=20, probes=0)
+    with pytest.raises(ConfigError, match="at most 20 examples of a task, but mixing draws"):
+        compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+
+
 def test_two_processes_do_not_work_on_one_study(tmp_path: Path) -> None:
     from filelock import FileLock
 
@@ -305,6 +373,7 @@ def test_two_processes_do_not_work_on_one_study(tmp_path: Path) -> None:
         ({"curve_task": "pos"}, "curve_task goes with"),
         ({"support": "nothing"}, "support: 'nothing' is not a task"),
         ({"support": "pos", "regimes": ["multi_task"]}, "support goes with"),
+        ({"examples": 1}, "examples: fewer"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
@@ -330,11 +399,14 @@ def test_a_job_is_known_by_what_determines_it_and_not_by_where_it_lies(tmp_path:
     here, there = small(tmp_path / "a"), small(tmp_path / "b")
     other = here.model_copy(update={"training": here.training.model_copy(update={"learning_rate": 5e-3})})
     assert [source.train for source in here.sources] != [source.train for source in there.sources]
-    there = there.model_copy(update={"trunk": here.trunk})
+    assert here.trunk.name != there.trunk.name
     assert Job(here, here).key == Job(there, there).key
     assert Job(here, here).key != Job(other, other).key
     assert Job(here, here).key != Job(here, here, test=True).key
     assert Job(here, here, start=Job(here, here)).key != Job(here, here).key
+    weights = Path(there.trunk.name) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"0")
+    assert Job(here, here).key != Job(there, there).key, "another trunk in a folder of the same name"
 
 
 def test_suggestions_begin_with_the_configuration_and_do_not_depend_on_their_number(tmp_path: Path) -> None:
@@ -430,9 +502,37 @@ def test_what_would_change_follows_the_evidence() -> None:
     rare = evidence(a="helps", b="helps", c="hurts")
     rare["regimes"]["multi_task"]["drawn"]["c"] = 10
     assert verdict.recommend(Plan(), rare)["tasks"]["c"]["change"] == "sampling"
-    leaving = evidence(a="helps", b="helps", c="hurts")
-    leaving["leave_one_out"] = {"c": {"a": {"low": 0.01}, "b": {"low": -0.01}}}
-    assert verdict.recommend(Plan(), leaving)["tasks"]["c"]["decision"] == "leave out"
+
+
+def test_a_task_that_others_do_better_without_is_left_out_whatever_it_gains_itself() -> None:
+    def without(gain: float, p: float = 0.001, **verdicts: str) -> dict[str, Any]:
+        made = evidence(a="helps", b="no difference shown", **verdicts)
+        made["leave_one_out"] = {
+            "c": {"a": {"difference": gain, "p_holm": p}, "b": {"difference": -0.1, "p_holm": 0.001}}
+        }
+        return verdict.recommend(Plan(), made)
+
+    for kind in ("hurts", "no difference shown"):
+        found = without(0.01, c=kind)
+        assert found["overall"] == "leave out"
+        assert found["sentence"] == "Ship a and b as one model, and leave c out: the others do better without it."
+        assert "Without it, a (+1.00) gains." in found["tasks"]["c"]["reason"]
+        assert found["tasks"]["c"]["change"] == "separate trunk"
+        assert "22.7 M parameters" in found["tasks"]["c"]["cost"]
+    assert without(0.03, c="helps")["tasks"]["c"]["decision"] == "leave out"
+    kept = without(0.01, c="helps")  # which itself gains 0.02
+    assert kept["overall"] == "ship as one"
+    assert "Without it, a (+1.00) gains." in kept["tasks"]["c"]["reason"]
+    assert without(0.01, p=0.2, c="no difference shown")["overall"] == "ship as one"
+    both = without(0.01, c="no difference shown", d="hurts")
+    assert both["overall"] == "split"
+    assert "d apart: sharing hurts it; leave c out" in both["sentence"]
+
+
+def test_reasons_give_the_level_of_the_study() -> None:
+    assert (
+        "(90 % interval" in verdict.recommend(Plan(level=0.9), evidence(a="helps", b="helps"))["tasks"]["a"]["reason"]
+    )
 
 
 def planted(folder: Path, case: str, *, width: int, epochs: int, examples: int) -> Config:
@@ -507,6 +607,41 @@ def test_processes_and_ray_give_the_same_study(tmp_path: Path) -> None:
     assert comparable(tmp_path / "one") == comparable(tmp_path / "two") == comparable(tmp_path / "ray")
 
 
+def test_a_run_that_ray_loses_has_failed_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class RayError(Exception):
+        pass
+
+    class FakeRay:
+        exceptions = SimpleNamespace(RayError=RayError)
+
+        @staticmethod
+        def is_initialized() -> bool:
+            return True
+
+        @staticmethod
+        def remote(**_: Any) -> Callable[[Any], Any]:
+            return lambda _: SimpleNamespace(remote=lambda place: place)
+
+        @staticmethod
+        def wait(waiting: list[Path], **_: Any) -> tuple[list[Path], list[Path]]:
+            return waiting[:1], waiting[1:]
+
+        @staticmethod
+        def get(place: Path) -> None:
+            if place.name == "lost":
+                raise RayError("Owner died\nthe node with IP 10.0.0.7 was lost")
+
+    monkeypatch.setitem(sys.modules, "ray", FakeRay)
+    folders = [tmp_path / name for name in ("lost", "kept")]
+    for folder in folders:
+        folder.mkdir()
+    ended: list[Path] = []
+    Ray().run(folders, ended.append)
+    assert ended == folders
+    assert (folders[0] / worker.ERROR).read_text() == "lost by Ray: the node with IP 10.0.0.7 was lost\n"
+    assert not (folders[1] / worker.ERROR).exists()
+
+
 @pytest.mark.slow
 def test_a_study_killed_again_and_again_ends_the_same(tmp_path: Path) -> None:
     config = small(tmp_path, ("pos", "tone"), epochs=6)
@@ -555,7 +690,8 @@ def test_the_console_shows_differences_what_to_ship_and_what_failed(capsys: pyte
     for task, entry in study["recommendation"]["tasks"].items():
         assert f"{task}: {entry['reason']}"[:60] in shown
     (failed,) = [run for found in study["regimes"].values() for run in found["runs"] if run["state"] == "failed"]
-    assert f"failed: {failed['model']}, seed {failed['seed']}" in shown
+    assert f"failed: sequential, {failed['model']}, seed {failed['seed']}" in shown
+    assert "failed: single_task, irony, a trial: loss is not finite" in shown
 
 
 def test_language_models_are_compared_in_the_same_study(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from palmette.errors import BundleError, ConfigError, MissingExtraError, PalmetteError, ReadError, RunError
 
@@ -40,7 +40,13 @@ def train(config: Config | dict[str, Any] | str | Path, out: str | Path, **optio
 
 
 def compare(
-    config: Config | dict[str, Any] | str | Path, out: str | Path, *, jobs: int = 1, **settings: Any
+    config: Config | dict[str, Any] | str | Path,
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    threads: int | None = None,
+    engine: Literal["processes", "ray"] = "processes",
+    **settings: Any,
 ) -> dict[str, Any]:
     """Compare ways of training over the same tasks, as `palmette compare` does.
 
@@ -48,6 +54,8 @@ def compare(
         config: a `Config`, the same as a mapping, or a YAML file.
         out: the study's folder: new, to be continued, or to be extended.
         jobs: runs at once, each in a process of its own.
+        threads: for each run; results are the same, bit for bit, for the same number. Default: jobs share the cores.
+        engine: where the runs are made: on this machine, or on the Ray cluster that RAY_ADDRESS names.
         **settings: of `palmette.study.plan.Plan`: regimes, designs, seeds, trials, examples, support, curve,
             curve_task, probes, level.
 
@@ -60,7 +68,7 @@ def compare(
     from palmette.config import Config
     from palmette.machine import cores
     from palmette.study.compare import compare as run_study
-    from palmette.study.execute import Processes
+    from palmette.study.execute import engine_named
     from palmette.study.plan import Plan
 
     if isinstance(config, str | Path):
@@ -68,7 +76,8 @@ def compare(
     elif isinstance(config, dict):
         config = Config.parse(config)
     plan = Plan.make(config, **settings)
-    return run_study(config, out, plan=plan, engine=Processes(jobs), threads=max(1, cores() // jobs))
+    threads = threads or max(1, cores() // jobs)
+    return run_study(config, out, plan=plan, engine=engine_named(engine, jobs=jobs, threads=threads), threads=threads)
 
 
 def __getattr__(name: str) -> Any:

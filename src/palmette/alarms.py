@@ -31,7 +31,7 @@ class State:
         best: by task, the update and value of its best evaluation so far.
         below: by task, the first update of the present stretch of evaluations below its baseline.
         active: by alarm that has not ended, `kind/task`: its `since`.
-        opposed: by task, the tasks whose gradients opposed it in the last probe.
+        opposed: by task, the tasks whose gradients opposed it in the last probe; None where there was none.
         unwatched: tasks whose metric cannot be tested.
     """
 
@@ -39,7 +39,7 @@ class State:
     best: dict[str, tuple[int, float]] = field(default_factory=dict)
     below: dict[str, int] = field(default_factory=dict)
     active: dict[str, int] = field(default_factory=dict)
-    opposed: dict[str, list[str]] = field(default_factory=dict)
+    opposed: dict[str, list[str]] | None = None
     unwatched: list[str] = field(default_factory=list)
 
     @classmethod
@@ -172,8 +172,14 @@ class Alarms:
             "reference": test.reference,
             "since": since,
             "p": float(f"{p:.4g}"),
-            "opposed_by": list(self.state.opposed.get(test.task, [])),
+            "opposed_by": self._opposed(test.task),
         }
+
+    def _opposed(self, task: str) -> list[str] | None:
+        """The tasks whose gradients oppose this one's; None where nobody looked, although there are others."""
+        if self.state.opposed is None:
+            return None if len(self.kinds) > 1 else []
+        return list(self.state.opposed.get(task, []))
 
     def _parts(self, task: str, examples: Sequence[Example], answers: Sequence[Mapping[str, Prediction]]) -> Floats:
         pairs = [(e.labels[task], a[task].label) for e, a in zip(examples, answers, strict=True) if task in e.labels]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -182,7 +182,7 @@ def compare(
     budget: str | None,
     jobs: int,
     threads: int | None,
-    engine: str,
+    engine: Literal["processes", "ray"],
     *,
     strict: bool,
     **options: Any,
@@ -195,7 +195,7 @@ def compare(
     from palmette.console import show_study
     from palmette.machine import cores
     from palmette.study.compare import compare as run_study
-    from palmette.study.execute import Processes, Ray
+    from palmette.study.execute import engine_named
     from palmette.study.plan import Plan, read_budget
 
     settings = Config.load(config, list(overrides))
@@ -209,7 +209,7 @@ def compare(
         settings,
         out,
         plan=plan,
-        engine=Processes(jobs) if engine == "processes" else Ray.for_this_hardware(threads),
+        engine=engine_named(engine, jobs=jobs, threads=threads),
         threads=threads,
         strict=strict,
         say=lambda line: console.print(line, markup=False),

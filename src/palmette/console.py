@@ -130,7 +130,11 @@ def alarm_line(event: Mapping[str, Any]) -> str:
     if event["over"]:
         return f"alarm over: {value} is no longer significantly below {reference}"
     when = f"of update {event['since']}" if own else f"since update {event['since']}"
-    opposed = f"; the gradients of {', '.join(event['opposed_by'])} oppose it" if event["opposed_by"] else ""
+    opposed = ""
+    if event["opposed_by"]:
+        opposed = f"; the gradients of {', '.join(event['opposed_by'])} oppose it"
+    elif event["opposed_by"] is None:
+        opposed = "; whose gradients oppose it was not measured (training.probes)"
     return f"alarm: {value} is significantly below {reference}, {when} (p = {event['p']:.2g}){opposed}"
 
 
@@ -207,9 +211,10 @@ def show_study(console: Console, study: Mapping[str, Any]) -> None:
         console.print(recommendation["sentence"], style="bold", markup=False)
         for task, entry in recommendation["tasks"].items():
             console.print(f"  {task}: {entry['reason']}", markup=False)
-    failed = [run for found in study["regimes"].values() for run in found["runs"] if run["state"] == "failed"]
-    for run in failed:
-        console.print(f"failed: {run['model']}, seed {run['seed']}: {run['error']}", style="red", markup=False)
+    for name, found in {**study["regimes"], **study.get("designs", {})}.items():
+        for one in (one for one in (*found["runs"], *found["trials"]) if one["state"] == "failed"):
+            what = f"seed {one['seed']}" if "seed" in one else "a trial"
+            console.print(f"failed: {name}, {one['model']}, {what}: {one['error']}", style="red", markup=False)
 
 
 def _difference(found: Mapping[str, Any]) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import platform
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -14,6 +17,21 @@ def cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = _limit()
     return allowed if limit is None else max(1, min(allowed, math.ceil(limit)))
+
+
+def hardware() -> dict[str, Any]:
+    """What a training ran on: {"cpu", "cores", "memory_gb", "system", "python", "torch"}."""
+    names = Path("/proc/cpuinfo")
+    lines = names.read_text(encoding="utf-8").splitlines() if names.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor() or "unknown",
+        "cores": cores(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+    }
 
 
 def keep_quiet() -> None:

@@ -59,14 +59,16 @@ class Outcome:
     Attributes:
         folder: the run.
         selected: after which update the kept model was evaluated.
-        seconds: wall-clock time of the loop, evaluation included (this process, since it was last started).
+        seconds: wall-clock time of the loop, evaluation and probes included (this process, since it was last started).
         units: labelled units trained on in that time.
+        probe_seconds: what probes took of that time.
     """
 
     folder: RunFolder
     selected: int
     seconds: float
     units: float
+    probe_seconds: float = 0.0
 
 
 def train(
@@ -251,6 +253,7 @@ class Loop:
             seed=self.training.seed,
         )
         self.units_done = 0.0
+        self.probe_seconds = 0.0
 
     def run(self, *, resume: bool) -> Outcome:
         """Train, select, evaluate the selected model."""
@@ -367,7 +370,9 @@ class Loop:
 
     def _probe(self, probe: Probes | None, update: int) -> None:
         if probe is not None:
+            started = time.perf_counter()
             found = probe.measure()
+            self.probe_seconds += time.perf_counter() - started
             self.alarms.probed(found["cosine"])
             self._write({"event": "probe", "update": update, **found})
         self.accelerator.wait_for_everyone()
@@ -524,7 +529,7 @@ class Loop:
             self.folder.candidate(selected).replace(self.folder.weights)
             shutil.rmtree(self.folder.checkpoints)  # nothing to resume any more
         self.accelerator.wait_for_everyone()
-        return Outcome(self.folder, selected, seconds, self.units_done)
+        return Outcome(self.folder, selected, seconds, self.units_done, self.probe_seconds)
 
 
 def _select(config: Config, evaluations: Sequence[tuple[int, Mapping[str, float]]]) -> int:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import combinations
@@ -18,7 +17,7 @@ from palmette import __version__
 from palmette.checkpoint import write_atomically
 from palmette.config import Config
 from palmette.corpus import Corpus, load_corpus
-from palmette.errors import RunError
+from palmette.errors import ConfigError, RunError
 from palmette.machine import cores
 from palmette.mixing import Mixing, sampling_rates
 from palmette.study import ledger, tuning
@@ -27,6 +26,7 @@ from palmette.study.execute import Engine, Processes, Result, Store
 from palmette.study.jobs import Job
 from palmette.study.plan import Plan
 from palmette.study.regimes import REGIMES, ModelPlan, Setting, adjusted, only_tasks
+from palmette.study.report import VERSION, write_report
 
 STUDY, LEDGER, CONFIG = "study.json", "ledger.json", "config.yaml"
 _TRIAL_SEED = 0  # final runs have seeds from 1
@@ -75,7 +75,8 @@ def compare(
     try:
         with FileLock(out / ".lock", timeout=0):
             settled = settle(capped, out)
-            return _Study(settled, out, plan, corpus, engine or Processes(), threads or cores(), say or _nothing).run()
+            study = _Study(settled, out, plan, corpus, engine or Processes(), threads or cores(), say or _nothing)
+            return study.run(strict=strict)
     except Timeout as error:
         raise RunError(f"{out}: another process is working on this study") from error
 
@@ -90,7 +91,7 @@ def cap(config: Config, plan: Plan, corpus: Corpus) -> Config:
         return config
     fractions = {}
     for task, count in corpus.reports["train"].labelled.items():
-        kept = plan.examples / config.training.epochs
+        kept = plan.examples // config.training.epochs
         fraction = config.tasks[task].train_fraction * min(1.0, kept / count)
         fractions[f"tasks.{task}.train_fraction"] = fraction
     return adjusted(config, fractions)
@@ -127,42 +128,48 @@ class _Study:
         self.store = Store(out, engine, threads=threads)
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
 
-    def run(self) -> dict[str, Any]:
-        # Probes are of the plan, which gives them to the multi-task model.
-        setting = Setting(adjusted(self.config, {"training.probes": 0}), self.plan, self._epochs())
+    def run(self, *, strict: bool) -> dict[str, Any]:
+        setting = self._setting(self.config, self.corpus)
         regimes: dict[str, Group] = {
             name: Group(name, REGIMES[name](setting), describe(name)) for name in self.plan.regimes
         }
         self._tune(list(regimes.values()))
         others = self._designs(regimes["multi_task"]) if "multi_task" in regimes else {}
-        curves = self._curves(regimes)
+        curves = self._curves(regimes, strict=strict)
         self._train([*regimes.values(), *others.values(), *curves.values()])
         study = {
-            "version": 1,
+            "version": VERSION,
             "title": ", ".join(self.config.tasks),
             "plan": self._described(regimes),
             "tasks": self._tasks(),
             **weigh(self.plan, self.corpus.kinds, regimes, others, curves, curve_task(self.plan, self.corpus)),
         }
         self._write(STUDY, study)
-        self._write(LEDGER, ledger.tally(regimes, hardware=hardware(self.threads), started=self.started))
-        from palmette.study.report import write_report
-
+        self._write(LEDGER, ledger.tally(regimes, [*others.values(), *curves.values()], started=self.started))
         write_report(self.out)
         return study
 
-    def _epochs(self) -> dict[str, int]:
-        """How often each task's examples are seen by a model of that task alone, to draw what the mix draws."""
-        training = self.config.training
+    def _setting(self, config: Config, corpus: Corpus) -> Setting:
+        """What the regimes are made from; a task alone sees its examples as often as the mix draws them."""
+        training = config.training
         mixing = Mixing(
-            self.corpus.splits["train"],
-            tasks=list(self.config.tasks),
-            config=self.config.mixing,
+            corpus.splits["train"],
+            tasks=list(config.tasks),
+            config=config.mixing,
             epochs=training.epochs,
             seed=training.seed,
         )
         rates = sampling_rates(mixing)
-        return {task: max(1, round(training.epochs * rate)) for task, rate in rates.items()}
+        for task, rate in rates.items():
+            drawn = round(training.epochs * rate * mixing.labelled[task])
+            if self.plan.examples is not None and drawn > self.plan.examples:
+                raise ConfigError(
+                    f"--budget: at most {self.plan.examples} examples of a task, but mixing draws {drawn} of {task}: "
+                    f"lower its share (mixing.kind {config.mixing.kind}) or allow more"
+                )
+        epochs = {task: max(1, round(training.epochs * rate)) for task, rate in rates.items()}
+        # Probes are of the plan, which gives them to the multi-task model.
+        return Setting(adjusted(config, {"training.probes": 0}), self.plan, epochs)
 
     def _job(
         self, model: ModelPlan, seed: int, settings: Mapping[str, float], *, test: bool, data: Config | None = None
@@ -216,24 +223,24 @@ class _Study:
             found[design] = Group(design, models)
         return found
 
-    def _curves(self, regimes: Mapping[str, Group]) -> dict[tuple[float, str], Group]:
-        """The regimes again, with a part of one task's training data and all of the others'."""
+    def _curves(self, regimes: Mapping[str, Group], *, strict: bool) -> dict[tuple[float, str], Group]:
+        """The regimes again, with a part of one task's training data and all of the others'; settings as chosen."""
         task = curve_task(self.plan, self.corpus)
         found = {}
         for percent in self.plan.curve:
-            fraction = {f"tasks.{task}.train_fraction": self.config.tasks[task].train_fraction * percent / 100}
+            if percent == 100:  # the regimes themselves
+                found.update({(percent, name): group for name, group in regimes.items()})
+                continue
+            share = self.config.tasks[task].train_fraction * percent / 100
+            config = adjusted(self.config, {f"tasks.{task}.train_fraction": share})
+            setting = self._setting(config, load_corpus(config, strict=strict))
             for name, group in regimes.items():
-                models = [model for model in group.models if task in model.tasks]
-                if percent == 100:  # the regime itself
-                    found[percent, name] = group
-                    continue
-                cut = [
-                    ModelPlan(
-                        m.tasks, adjusted(m.config, {**group.settings(m), **fraction}), start=_cut(m.start, fraction)
-                    )
-                    for m in models
+                models = [
+                    replace(model, config=adjusted(model.config, group.settings(model)), keep=False)
+                    for model in REGIMES[name](setting)
+                    if task in model.tasks
                 ]
-                found[percent, name] = Group(f"{name} at {percent:g} %", cut)
+                found[percent, name] = Group(f"{name} at {percent:g} %", models)
         return found
 
     def _train(self, groups: Sequence[Group]) -> None:
@@ -283,6 +290,7 @@ class _Study:
             "search": {name: tuning.as_json(group.models[0].search) for name, group in regimes.items()},
             "examples": self.plan.examples,
             "epochs": self.config.training.epochs,
+            "probes": self.plan.probes,
             "level": self.plan.level,
             "select": self.config.training.select,
             "baseline_regime": "single_task",
@@ -315,31 +323,3 @@ def curve_task(plan: Plan, corpus: Corpus) -> str:
     """The task that the learning curve cuts: the plan's, else the one with the fewest training examples."""
     labelled = corpus.reports["train"].labelled
     return plan.curve_task or min(labelled, key=lambda task: (labelled[task], task))
-
-
-def _cut(model: ModelPlan | None, fraction: Mapping[str, float]) -> ModelPlan | None:
-    """The first stage of a sequential model, with the same part of the task's data as the second."""
-    if model is None:
-        return None
-    own = {path: value for path, value in fraction.items() if path.split(".")[1] in model.tasks}
-    return ModelPlan(model.tasks, adjusted(model.config, own), keep=True)
-
-
-def hardware(threads: int) -> dict[str, Any]:
-    """What the runs were made on."""
-    names = Path("/proc/cpuinfo")
-    models = (
-        [line.partition(":")[2].strip() for line in names.read_text().splitlines() if line.startswith("model name")]
-        if names.exists()
-        else []
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return {
-        "cpu": models[0] if models else platform.processor() or "unknown",
-        "cores": cores(),
-        "threads": threads,
-        "memory_gb": round(memory, 1),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-    }

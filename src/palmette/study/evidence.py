@@ -50,18 +50,18 @@ class Group:
         name = model or next((m.name for m in self.models if task in m.tasks), "")
         return {seed: result for (owner, seed), (_, result) in self.runs.items() if owner == name}
 
-    def with_starts(self) -> list[tuple[Job, Result]]:
-        """Its runs and those that they started from, each once."""
-        found = {job.key: (job, result) for job, result in self.runs.values()}
-        for _, result in self.runs.values():
-            if result.start is not None:
-                found.setdefault(result.start[0].key, result.start)
-        return list(found.values())
+    def finished(self) -> list[list[Mapping[str, Any]]]:
+        """What was measured of the finished runs of each model, and of each model that they started from."""
+        found: dict[tuple[bool, str], dict[str, Mapping[str, Any]]] = {}
+        for job, result in self.runs.values():
+            for start, (ran, became) in enumerate(filter(None, [(job, result), result.start])):
+                if became.error is None:
+                    found.setdefault((bool(start), ran.model), {})[ran.key] = became.measured
+        return [list(by_key.values()) for by_key in found.values()]
 
     def wordpieces(self) -> float:
-        """That its models processed for a seed, on average, what they started from included."""
-        total: float = sum(result.measured.get("wordpieces", 0) for _, result in self.with_starts())
-        return total / max(1, len({seed for _, seed in self.runs}))
+        """That its models processed for a seed, what they started from included: means over the finished runs."""
+        return sum(stdlib.fmean(run["wordpieces"] for run in runs) for runs in self.finished())
 
 
 def weigh(
@@ -92,6 +92,7 @@ def weigh(
         for task in kinds
     }
     _correct(differences, plan)
+    left_out = _left_out(comparison, designs.get("leave_one_out"), regimes.get("multi_task"))
     pairs = _pairs(comparison, designs.get("pairs"), regimes[BASELINE])
     multi = regimes.get("multi_task")
     groups = [*regimes.values(), *designs.values()]
@@ -102,7 +103,7 @@ def weigh(
         "scores": {task: {name: _scores(task, group) for name, group in regimes.items()} for task in kinds},
         "differences": differences,
         "transfer": transfer.analyse(_probes(multi), pairs, tuple(kinds)) if multi is not None else {},
-        "leave_one_out": _left_out(comparison, designs.get("leave_one_out"), multi),
+        "leave_one_out": left_out,
         "learning_curve": _curve(curves, curve_task),
         "alarms": [alarm for group in groups for alarm in _alarms(group)],
     }
@@ -139,11 +140,17 @@ class _Comparison:
 def _correct(differences: Mapping[str, dict[str, dict[str, Any]]], plan: Plan) -> None:
     """Holm's correction over the tasks of each regime, and the verdict that follows."""
     for regime in {name for by_regime in differences.values() for name in by_regime}:
-        entries = [by_regime[regime] for by_regime in differences.values() if "p" in by_regime[regime]]
-        for entry, p in zip(entries, statistics.holm([entry["p"] for entry in entries]), strict=True):
-            entry["p_holm"] = p
-            sure = p < 1 - plan.level
+        for entry in _holm([by_regime[regime] for by_regime in differences.values()]):
+            sure = entry["p_holm"] < 1 - plan.level
             entry["verdict"] = "no difference shown" if not sure else "helps" if entry["difference"] > 0 else "hurts"
+
+
+def _holm(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give each comparison its p for all of them; -> those that have one."""
+    made = [entry for entry in entries if "p" in entry]
+    for entry, p in zip(made, statistics.holm([entry["p"] for entry in made]), strict=True):
+        entry["p_holm"] = p
+    return made
 
 
 def _pairs(comparison: _Comparison, group: Group | None, single: Group) -> dict[str, dict[str, Any]]:
@@ -166,16 +173,16 @@ def _left_out(comparison: _Comparison, group: Group | None, multi: Group | None)
         found[left_out] = {
             task: comparison.of(task, group.of_task(task, model.name), multi.of_task(task)) for task in model.tasks
         }
+    _holm([entry for by_task in found.values() for entry in by_task.values()])
     return found
 
 
 def _describe(group: Group) -> dict[str, Any]:
     done = [result.measured for _, result in group.runs.values() if result.error is None]
-    seeds = {seed for _, seed in group.runs}
-    drawn: dict[str, list[int]] = {}
-    for _, result in group.with_starts():
-        for task, count in result.measured.get("drawn", {}).items():
-            drawn.setdefault(task, []).append(count)
+    drawn: dict[str, float] = {}
+    for same in group.finished():
+        for task in same[0]["drawn"]:
+            drawn[task] = drawn.get(task, 0) + stdlib.fmean(run["drawn"][task] for run in same)
     trials = [
         {
             "model": name,
@@ -210,7 +217,7 @@ def _describe(group: Group) -> dict[str, Any]:
         "parameters": {
             job.model: result.measured["parameters"] for job, result in group.runs.values() if result.error is None
         },
-        "drawn": {task: sum(counts) / len(seeds) for task, counts in drawn.items()} if done else {},
+        "drawn": drawn,
         "wordpieces": group.wordpieces(),
         "usage": _usage(done),
     }

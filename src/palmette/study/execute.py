@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from palmette.checkpoint import RunFolder, write_atomically
 from palmette.errors import MissingExtraError
@@ -177,13 +177,6 @@ class Ray:
     threads: int = 1
     gpus: float = 0.0
 
-    @classmethod
-    def for_this_hardware(cls, threads: int) -> Ray:
-        """A GPU for each job where this machine has one: Ray hides them from whoever asks for none."""
-        import torch
-
-        return cls(threads=threads, gpus=float(torch.cuda.is_available()))
-
     def run(self, folders: Sequence[Path], done: Callable[[Path], None]) -> None:
         """See `Engine`."""
         try:
@@ -197,5 +190,26 @@ class Ray:
         while waiting:
             ready, _ = ray.wait(list(waiting), num_returns=1)
             for reference in ready:
-                ray.get(reference)
-                done(waiting.pop(reference))
+                place = waiting.pop(reference)
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayError as error:  # its machine is gone, or does not see the folder
+                    last = str(error).strip().splitlines()[-1]
+                    (place / ERROR).write_text(f"lost by Ray: {last[:300]}\n", encoding="utf-8")
+                done(place)
+
+
+def engine_named(name: Literal["processes", "ray"], *, jobs: int, threads: int) -> Engine:
+    """What users choose by name.
+
+    Args:
+        name: of the engine.
+        jobs: at once, on this machine; a cluster runs as many as it has room for.
+        threads: of each job.
+    """
+    if name == "processes":
+        return Processes(jobs)
+    import torch
+
+    # A GPU for each job where this machine has one: Ray hides them from whoever asks for none.
+    return Ray(threads=threads, gpus=float(torch.cuda.is_available()))

@@ -63,13 +63,15 @@ def run(folder: Path) -> None:
     from palmette.checkpoint import RunFolder, write_atomically
     from palmette.config import Config
     from palmette.corpus import load_corpus
+    from palmette.machine import hardware
     from palmette.run import Run
     from palmette.trainer import train
 
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
     config, data = (Config.parse(yaml.safe_load(job[name])) for name in ("config", "data"))
-    corpus = restrict(load_corpus(data), config)
+    whole = load_corpus(data)
+    corpus = restrict(whole, config)
     continued = (folder / RUN).exists()
     # What is not trained needs no dev: there is no other model to choose it from.
     splits = ("dev",) if config.is_trained else ()
@@ -92,9 +94,11 @@ def run(folder: Path) -> None:
         "parameters": _parameters(trained),
         "bytes": _bytes(trained),
         # An earlier life of this job, which was killed, trained a part of it for a time that nobody noted.
-        "seconds": None if continued else round(outcome.seconds, 2),
+        "seconds": None if continued else round(outcome.seconds - outcome.probe_seconds, 2),
+        "probe_seconds": None if continued else round(outcome.probe_seconds, 2),
         "peak_rss_gb": round(_peak_rss_gb(), 3),
-        **(_usage(trained) if config.family != "heads" else _timing(trained, corpus.splits["dev"])),
+        **(_usage(trained) if config.family != "heads" else _timing(trained, whole.splits["dev"])),
+        "hardware": hardware(),
         "threads": job["threads"],
     }
     write_atomically(folder / RESULT, json.dumps(result) + "\n")
@@ -233,15 +237,26 @@ def _usage(trained: Run) -> dict[str, Any]:
 
 
 def _timing(trained: Run, examples: Sequence[Example]) -> dict[str, Any]:
-    """Milliseconds that a text takes, all of the model's tasks together: median of some rounds over the same texts."""
-    texts = [replace(example, labels={}) for example in examples[:_TIMED]]
-    trained.answer(texts)  # warm
+    """Milliseconds that a text takes, all of the model's tasks together: median of some rounds over the same texts.
+
+    The texts are the same for every model of a study, whatever it answers, and come one at a time, as in a server with
+    little to do: sums over models compare, and no model gains by batches of short texts.
+
+    Args:
+        trained: the model.
+        examples: of dev, of all tasks of the study.
+    """
+    step = max(1, len(examples) // _TIMED)  # from all sources, which stand one after another
+    texts = [replace(example, labels={}) for example in examples[::step][:_TIMED]]
+    trained.answer(texts[:10])  # warm
     rounds = []
     for _ in range(_TIMED_ROUNDS):
         started = time.perf_counter()
-        trained.answer(texts)
+        for text in texts:
+            trained.answer([text])
         rounds.append(time.perf_counter() - started)
-    return {"ms_per_text": round(1000 * statistics.median(rounds) / len(texts), 3), "texts": len(texts)}
+    took = 1000 * statistics.median(rounds) / len(texts)
+    return {"ms_per_text": round(took, 3), "texts": len(texts), "one_by_one": True}
 
 
 def _peak_rss_gb() -> float:

@@ -50,7 +50,7 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """A digest of all that determines the result: settings, contents of the data, Palmette's version.
+        """A digest of all that determines the result: settings, contents of data and local trunk, Palmette's version.
 
         Where the data lie does not matter, nor does what else the study holds: an extended or moved study finds its
         runs again. The number of threads changes the last bits of a result and is left out.
@@ -59,6 +59,9 @@ class Job:
         config = self.config.model_dump(mode="json", exclude_defaults=True)
         if self.start is not None:
             config["start"] = self.start.key
+        trunk = Path(self.config.trunk.name)
+        if trunk.is_dir():  # what a hub id stands for is its publisher's to keep
+            config["trunk"]["name"] = _contents(trunk)
         config.pop("sources")
         config.pop("families", None)  # of other runs
         read = self.data.model_dump(mode="json", exclude_defaults=True)
@@ -119,6 +122,12 @@ def _described(source: Any) -> dict[str, Any]:
             names = [files] if isinstance(files, str) else files
             found[split] = [_digest(name, Path(name).stat().st_mtime_ns) for name in names]
     return found
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Digests of what a trunk's folder holds, but for what a run only tells of itself."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix != ".jsonl")
+    return {path.name: _digest(str(path), path.stat().st_mtime_ns) for path in files}
 
 
 @cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
@@ -10,50 +12,62 @@ from typing import Any
 from palmette.study.evidence import Group
 
 
-def tally(regimes: Mapping[str, Group], *, hardware: Mapping[str, Any], started: str) -> dict[str, Any]:
+def tally(regimes: Mapping[str, Group], others: Sequence[Group], *, started: str) -> dict[str, Any]:
     """The ledger as JSON.
 
     Args:
         regimes: by name, with their runs.
-        hardware: what they ran on.
+        others: models of designs and of learning curves: of these only what they ran on is noted.
         started: when this sitting began (ISO 8601).
 
     Returns:
         {"hardware", "started", "finished", "regimes": {name: {"models", "parameters", "bytes", "peak_rss_gb",
-        "seconds", "trial_seconds", "wordpieces", "ms_per_text", "texts"}}}; numbers are means over seeds of sums over
-        a regime's models (of peak memory: the largest), None where nothing finished.
+        "seconds", "probe_seconds", "trial_seconds", "wordpieces", "ms_per_text", "texts", "one_by_one"}}}; numbers are
+        means over seeds of sums over a regime's models (of peak memory: the largest), None where nothing finished.
+        `hardware` lists each machine with its `threads` a run and how many `runs` it made.
     """
     return {
-        "hardware": dict(hardware),
+        "hardware": _hardware([*regimes.values(), *others]),
         "started": started,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "regimes": {name: _regime(group) for name, group in regimes.items()},
     }
 
 
+def _hardware(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """What the runs say that they ran on; an older Palmette's say no more than how many threads."""
+    runs = {
+        job.key: {**result.measured.get("hardware", {}), "threads": result.measured["threads"]}
+        for group in groups
+        for job, result in group.runs.values()
+        if result.error is None
+    }
+    counts = Counter(json.dumps(machine) for machine in runs.values())
+    return [{"runs": count, **json.loads(machine)} for machine, count in counts.most_common()]
+
+
 def _regime(group: Group) -> dict[str, Any]:
     per_model: list[dict[str, Any]] = []
     for model in group.models:
-        runs = [result for (name, _), (_, result) in group.runs.items() if name == model.name and result.error is None]
+        runs = [
+            result.measured
+            for (name, _), (_, result) in group.runs.items()
+            if name == model.name and result.error is None
+        ]
         if not runs:
             return {"models": len(group.models)}
-        first = runs[0].measured  # sizes are the same for every seed
+        # An older Palmette timed batches of texts of the model's own tasks, which compares with nothing else.
+        timed = [run for run in runs if run.get("one_by_one")] or runs
         per_model.append(
             {
-                "parameters": first["parameters"],
-                "bytes": first["bytes"],
-                "texts": first["texts"],
-                "ms_per_text": _mean([run.measured["ms_per_text"] for run in runs]),
-                "peak_rss_gb": max(run.measured["peak_rss_gb"] for run in runs),
-                "seconds": _mean([run.measured["seconds"] for run in runs]),
+                "parameters": _parameters(runs[0]["parameters"]),  # sizes are the same for every seed
+                "bytes": runs[0]["bytes"],
+                "texts": timed[0]["texts"],
+                "ms_per_text": _mean([run["ms_per_text"] for run in timed]),
+                "one_by_one": timed[0].get("one_by_one", False),
             }
         )
-    trials = [trial.result for tried in group.trials.values() for trial in tried if trial.result is not None]
-    timed = [trial.measured["seconds"] for trial in trials if trial.measured.get("seconds") is not None]
-    own = {job.key for job, _ in group.runs.values()}
-    starts = [result for job, result in group.with_starts() if job.key not in own]
-    before = [start.measured["seconds"] for start in starts if start.measured.get("seconds") is not None]
-    seeds = len({seed for _, seed in group.runs})
+    everything = group.finished()
     return {
         "models": len(group.models),
         "parameters": {
@@ -66,19 +80,38 @@ def _regime(group: Group) -> dict[str, Any]:
             else None,
         },
         "bytes": sum(m["bytes"] for m in per_model),
-        "peak_rss_gb": max(m["peak_rss_gb"] for m in per_model),
-        "seconds": _sum([m["seconds"] for m in per_model], extra=sum(before) / seeds),
-        "trial_seconds": round(sum(timed), 1) if timed else None,
+        "peak_rss_gb": max(run["peak_rss_gb"] for runs in everything for run in runs),
+        "seconds": _sum([_mean([run["seconds"] for run in runs]) for runs in everything]),
+        "probe_seconds": _sum([_mean([run.get("probe_seconds") for run in runs]) for runs in everything]),
+        "trial_seconds": _trial_seconds(group),
         "wordpieces": group.wordpieces(),
         "ms_per_text": _sum([m["ms_per_text"] for m in per_model]),
         "texts": min(m["texts"] for m in per_model),
+        "one_by_one": all(m["one_by_one"] for m in per_model),
     }
 
 
-def _mean(values: list[float | None]) -> float | None:
+def _parameters(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model that answers one task holds is that task's own: it shares nothing."""
+    if len(found["tasks"]) > 1:
+        return dict(found)
+    return {**found, "shared": 0, "tasks": {task: found["shared"] + own for task, own in found["tasks"].items()}}
+
+
+def _trial_seconds(group: Group) -> float | None:
+    """Of all trials and of what they started from; None where there were none, or nobody knows of one."""
+    tried = [(t.job, t.result) for trials in group.trials.values() for t in trials if t.result is not None]
+    ran = {job.key: result for job, result in tried}
+    ran |= {result.start[0].key: result.start[1] for _, result in tried if result.start is not None}
+    seconds = [result.measured["seconds"] for result in ran.values() if result.error is None]
+    return _sum(seconds) if seconds else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 
 
-def _sum(values: list[float | None], *, extra: float = 0.0) -> float | None:
-    return None if any(value is None for value in values) else round(sum(v for v in values if v is not None) + extra, 2)
+def _sum(values: Sequence[float | None]) -> float | None:
+    """Of what a killed process spent on a run nobody knows: no sum without it."""
+    return None if any(value is None for value in values) else round(sum(v for v in values if v is not None), 2)

@@ -147,16 +147,14 @@ def _scores(study: Mapping[str, Any]) -> Section:
 
 
 def _cost(study: Mapping[str, Any], ledger: Mapping[str, Any]) -> Section:
-    texts = max((found.get("texts", 0) for found in ledger["regimes"].values()), default=0)
     note = (
         "Up is better, left is cheaper. The mark is the mean over tasks, the line spans the worst and the best task. A "
         "triangle at the lower edge lies below it."
     )
     lead = (
-        "Measured, not estimated: time is for answering all tasks over a text together"
-        + (f", one text at a time, over {texts:,} texts" if texts else "")
-        + "; size, training time and wordpieces are summed over the models of a regime and averaged over seeds, of "
-        "peak memory the largest is taken."
+        f"Measured, not estimated: time is for answering all tasks over a text together{_timed(ledger)}; size, "
+        "training time (without probes) and wordpieces are summed over the models of a regime and averaged over seeds, "
+        "of peak memory the largest is taken."
     )
     writing = tables.usage(study)
     exhibits = (
@@ -166,6 +164,15 @@ def _cost(study: Mapping[str, Any], ledger: Mapping[str, Any]) -> Section:
         *([Exhibit(writing)] if writing is not None else []),
     )
     return Section("cost", "What it costs", lead, exhibits)
+
+
+def _timed(ledger: Mapping[str, Any]) -> str:
+    """How the time of an answer was measured."""
+    timed = {name: found for name, found in ledger["regimes"].items() if found.get("texts")}
+    alike = [found["texts"] for found in timed.values() if found["one_by_one"]]
+    said = f", one text at a time, over the same {max(alike):,} texts for every model" if alike else ""
+    others = [regime_label(name) for name, found in timed.items() if not found["one_by_one"]]
+    return said + (f" ({listed(others)}: batches of other texts)" if others else "")
 
 
 def _transfer(study: Mapping[str, Any]) -> Section | None:
@@ -184,7 +191,7 @@ def _transfer(study: Mapping[str, Any]) -> Section | None:
     if study.get("leave_one_out"):
         note = (
             "Points that the other tasks gain when one is left out of the shared model. Blue: they are better off "
-            "without it. Bold: the interval excludes 0."
+            "without it. Bold: the interval excludes 0 (not corrected; the verdict rests on p after Holm's correction)."
         )
         values = study["leave_one_out"]
         table = tables.acting("One left out, in points over all together", values, "left out", "effect on")
@@ -337,26 +344,52 @@ def _level(study: Mapping[str, Any]) -> str:
     return f"{100 * study['plan']['level']:g}\N{NO-BREAK SPACE}%"
 
 
+def _machine(found: Mapping[str, Any]) -> str:
+    """A machine and the runs that it made."""
+    said = f"{_count(found['runs'], 'run')} with {_count(found['threads'], 'thread')} each"
+    if "cpu" not in found:
+        return f"{said}, on what is not noted"
+    return (
+        f"{said} on {found['cpu']}, {_count(found['cores'], 'core')}, {found['memory_gb']:g} GB, {found['system']}, "
+        f"Python {found['python']}, torch {found['torch']}"
+    )
+
+
+def _probes(study: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
+    """How often the gradients were looked at, and what that took beside the training."""
+    probes = study["plan"]["probes"]
+    if not probes or "multi_task" not in study["plan"]["regimes"]:
+        return "none"
+    found = ledger["regimes"].get("multi_task", {})
+    said = f"{probes} in each multi-task run"
+    if not found.get("seconds") or found.get("probe_seconds") is None:
+        return said
+    return f"{said}: {100 * found['probe_seconds'] / found['seconds']:.1f} % on top of its training time"
+
+
 def _methods(study: Mapping[str, Any], ledger: Mapping[str, Any]) -> dict[str, Any]:
     """Budget, seeds, versions, hardware: what it takes to judge the study, or to repeat it."""
-    plan, hardware = study["plan"], ledger["hardware"]
+    plan = study["plan"]
     spaces: dict[str, list[str]] = {}
     for regime, space in plan["search"].items():
         spaces.setdefault(_space(space), []).append(regime_label(regime))
     search = "; ".join(f"{listed(regimes)}: {space}" for space, regimes in spaces.items())
     cap = "no cap" if plan["examples"] is None else f"at most {plan['examples']:,} examples of each task a model"
     versions = ", ".join(f"{name} {number}" for name, number in plan["versions"].items())
+    others = [part.replace("_", " ") for part in plan["design"][1:]]
+    others += ["the learning curve"] if study.get("learning_curve") else []
+    tuned = f"{listed(others)} with the settings so chosen; " if others and plan["trials"] > 1 else ""
     terms = {
         "Design": listed([part.replace("_", " ") for part in plan["design"]]),
         "Seeds": ", ".join(map(str, plan["seeds"])),
-        "Trials": f"{plan['trials']} for each model of each regime, judged on dev; test is touched once, at the end",
+        "Trials": f"{plan['trials']} for each model of each regime, judged on dev; {tuned}"
+        "test is touched once, at the end",
         "Search": search if plan["trials"] > 1 else "none: the settings of the configuration",
         "Examples drawn": f"{cap}; {plan['epochs']} epochs of the mix",
+        "Probes": _probes(study, ledger),
         "Selection": f"{plan['select']} on dev, the same rule for every regime",
         "Versions": versions + (f", commit {plan['commit']}" if plan.get("commit") else ""),
-        "Hardware": f"{hardware['cpu']}, {_count(hardware['cores'], 'core')}, "
-        f"{_count(hardware['threads'], 'thread')} a run, {hardware['memory_gb']:g} GB, {hardware['system']}, "
-        f"Python {hardware['python']}, torch {hardware['torch']}",
+        "Hardware": "; ".join(map(_machine, ledger["hardware"])),
         "Made": f"{_moment(ledger['started'])} to {_moment(ledger['finished'])} (the last sitting)",
     }
     regimes = {regime_label(name): found["description"] for name, found in study["regimes"].items()}

@@ -82,6 +82,9 @@ class Plan(Settings):
             raise ConfigError("tasks: a study compares sharing with not sharing, so it takes two tasks or more")
         if "sequential" in plan.regimes and config.training.epochs < 2:
             raise ConfigError("training.epochs: the sequential regime spends half of them on each stage: 2 or more")
-        if BASELINE not in plan.regimes:
-            plan = plan.model_copy(update={"regimes": (BASELINE, *plan.regimes)})
-        return plan
+        if plan.examples is not None and plan.examples < config.training.epochs:
+            raise ConfigError(
+                f"examples: fewer ({plan.examples}) than epochs ({config.training.epochs}), each draws one"
+            )
+        regimes = dict.fromkeys(plan.regimes if BASELINE in plan.regimes else (BASELINE, *plan.regimes))
+        return plan.model_copy(update={"regimes": tuple(regimes)})

@@ -9,7 +9,7 @@ from typing import Any
 from palmette.errors import MissingExtraError, RunError
 from palmette.study.sheets import write_sheets
 
-VERSION = 1  # of study.json
+VERSION = 2  # of study.json and ledger.json
 
 
 def write_report(folder: Path) -> None:

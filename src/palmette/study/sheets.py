@@ -55,6 +55,19 @@ def _ledger(study: Study) -> Iterator[Record]:
         yield {"regime": regime, **flat, **shared, **own}
 
 
+def _budget(study: Study) -> Iterator[Record]:
+    for regime, found in study["regimes"].items():
+        drawn = {f"drawn_{task}": count for task, count in found["drawn"].items()}
+        yield {"regime": regime, "models": len(found["models"]), "wordpieces": found["wordpieces"], **drawn}
+
+
+def _runs(study: Study) -> Iterator[Record]:
+    """Every run, of designs and learning curves as well; one that failed with its error."""
+    for group, found in {**study["regimes"], **study.get("designs", {})}.items():
+        for run in found["runs"]:
+            yield {"group": group, **{key: run[key] for key in ("model", "seed", "state", "error", "key")}}
+
+
 def _trials(study: Study) -> Iterator[Record]:
     for regime, found in study["regimes"].items():
         for trial in found["trials"]:
@@ -93,13 +106,30 @@ def _conflict(study: Study) -> Iterator[Record]:
                 yield {**where, "first": first, "second": second, "layer": layer, "cosine": cosine}
 
 
+def _grouping(study: Study) -> Iterator[Record]:
+    for found in (study.get("transfer") or {}).get("grouping", ()):
+        for number, group in enumerate(found["groups"], start=1):
+            for task in group:
+                yield {"models": found["models"], "model": number, "task": task, "expected": found["expected"][task]}
+
+
+def _alarms(study: Study) -> Iterator[Record]:
+    for alarm in study.get("alarms", ()):
+        opposed = alarm["opposed_by"]
+        yield {**alarm, "opposed_by": None if opposed is None else " ".join(opposed)}
+
+
 _SHEETS: dict[str, Callable[[Study], Iterator[Record]]] = {
     "scores": _scores,
     "differences": _differences,
     "verdicts": _verdicts,
     "ledger": _ledger,
+    "budget": _budget,
+    "runs": _runs,
     "trials": _trials,
     "transfer": _transfer,
     "learning_curve": _learning_curve,
     "conflict": _conflict,
+    "grouping": _grouping,
+    "alarms": _alarms,
 }

@@ -453,11 +453,17 @@ def alarms(study: Mapping[str, Any]) -> Table:
                 f"{points(alarm['value'])} instead of {points(alarm['reference'])}",
                 f"since update {alarm['since']:,}, noticed at {alarm['update']:,}, {until}",
                 p_value(alarm["p"]),
-                listed(alarm["opposed_by"]) if alarm["opposed_by"] else "no task's gradients",
+                _opposed(alarm["opposed_by"]),
             )
         )
     columns = ("task", "run", "what", "dev score", "when", "p", "opposed by")
     return Table("Alarms", columns, (("", tuple(rows)),), frozenset(columns), cards=True)
+
+
+def _opposed(tasks: list[str] | None) -> str:
+    if tasks is None:
+        return "not measured"
+    return listed(tasks) if tasks else "no task's gradients"
 
 
 def tasks(study: Mapping[str, Any]) -> Table:

@@ -15,8 +15,8 @@ _RARE = 0.1  # share of the draws below which a task that loses may simply be se
 def recommend(plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:
     """What to ship: all tasks as one model, some of them apart, or one left out of the sharing altogether.
 
-    A task that sharing hurts is split off. If leaving it out also helps another, it is named as one to leave out.
-    Where no difference is shown the task stays in, since one model costs less to host; the reason says how large a
+    A task that sharing hurts is split off. One that others do better without, by more than it gains itself, is left
+    out. Where no difference is shown the task stays in, since one model costs less to host; the reason says how large a
     loss the study could have missed.
 
     Args:
@@ -24,57 +24,90 @@ def recommend(plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:
         found: its evidence (`palmette.study.evidence.weigh`).
 
     Returns:
-        {"overall", "sentence", "tasks": {task: {"decision", "reason", "change", "cost"}}}
+        {"overall", "sentence", "tasks": {task: {"decision", "reason", "change", "cost"}}}; overall is "ship as one",
+        "split", "leave out" or "undecided"
     """
     if "multi_task" not in plan.regimes:
         return {}
-    tasks = {task: _decide(task, found) for task in found["differences"]}
-    apart = [task for task, entry in tasks.items() if entry["decision"] in {"split", "leave out"}]
-    unknown = [task for task, entry in tasks.items() if entry["decision"] == "undecided"]
-    together = [task for task in tasks if task not in {*apart, *unknown}]
-    if unknown:
-        overall = "undecided"
-        sentence = f"Undecided: {_list(unknown)} could not be compared; see the failed runs."
-    elif not apart:
-        overall = "ship as one"
+    tasks = {task: _decide(task, plan, found) for task in found["differences"]}
+    by_decision = {
+        decision: [task for task, entry in tasks.items() if entry["decision"] == decision]
+        for decision in ("share", "split", "leave out", "undecided")
+    }
+    return {**_overall(by_decision), "tasks": tasks}
+
+
+def _overall(tasks: Mapping[str, list[str]]) -> dict[str, str]:
+    """What to do with all of them, from the tasks of each decision."""
+    together, split, out = tasks["share"], tasks["split"], tasks["leave out"]
+    if tasks["undecided"]:
+        sentence = f"Undecided: {_list(tasks['undecided'])} could not be compared; see the failed runs."
+        return {"overall": "undecided", "sentence": sentence}
+    if not split and not out:
         sentence = f"Ship {_list(together)} as one model: sharing is not shown to hurt any of them."
-    elif len(together) < 2:
-        overall = "split"
-        sentence = f"Do not share: {_list(apart)} {'lose' if len(apart) > 1 else 'loses'} by it."
-    else:
-        overall = "split"
-        sentence = f"Ship {_list(together)} as one model, and {_list(apart)} apart: sharing hurts {_it(apart)}."
-    return {"overall": overall, "sentence": sentence, "tasks": tasks}
+        return {"overall": "ship as one", "sentence": sentence}
+    better = f"the others do better without {_list(out)}" if out else ""
+    if len(together) < 2:
+        loses = f"{_list(split)} {'lose' if len(split) > 1 else 'loses'} by it" if split else ""
+        return {"overall": "split", "sentence": f"Do not share: {' and '.join(filter(None, [loses, better]))}."}
+    apart = f"{_list(split)} apart: sharing hurts {_it(split)}" if split else ""
+    left = f"leave {_list(out)} out: the others do better without {_it(out)}" if out else ""
+    rest = "; ".join(filter(None, [apart, left]))
+    return {
+        "overall": "split" if split else "leave out",
+        "sentence": f"Ship {_list(together)} as one model, and {rest}.",
+    }
 
 
-def _decide(task: str, found: Mapping[str, Any]) -> dict[str, Any]:
+def _decide(task: str, plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:
     difference = found["differences"][task]["multi_task"]
     kind = difference["verdict"]
     if kind == "too few runs":
         return {"decision": "undecided", "reason": difference["reason"], "change": None, "cost": "more seeds"}
     size = _points(difference["difference"])
-    interval = f"95 % interval {_points(difference['low'])} to {_points(difference['high'])} points"
+    interval = f"{100 * plan.level:g} % interval {_points(difference['low'])} to {_points(difference['high'])} points"
     if kind == "helps":
         reason = f"Sharing helps: {size} points ({interval})."
-        return {"decision": "share", "reason": reason, "change": None, "cost": "none"}
-    if kind == "no difference shown":
+    elif kind == "no difference shown":
         reason = (
             f"No difference shown: {size} points ({interval}); "
             f"this study finds one of {_points(difference['detectable'], sign=False)} points four times in five."
         )
+    else:
+        reason = f"Sharing hurts: {size} points ({interval})."
+    gains = _gains_without(task, plan, found)
+    own = difference["difference"] if kind == "helps" else 0.0
+    if gains:
+        named = [f"{other} ({_points(gain)})" for other, gain in gains.items()]
+        reason += f" Without it, {_list(named)} {'gain' if len(named) > 1 else 'gains'}."
+        if sum(gains.values()) > own:
+            why, cost = _opposition(task, found), _own_trunk(task, found)
+            reason = f"{reason} {why}".strip()
+            return {"decision": "leave out", "reason": reason, "change": "separate trunk", "cost": cost}
+    if kind != "hurts":
         return {"decision": "share", "reason": reason, "change": None, "cost": "none"}
-    helped = _helped_by_leaving_out(task, found)
     change, why, cost = _change(task, found)
-    reason = f"Sharing hurts: {size} points ({interval}). {why}"
-    if helped:
-        reason += f" Without it, {_list(helped)} {'gain' if len(helped) > 1 else 'gains'}."
-    return {"decision": "leave out" if helped else "split", "reason": reason, "change": change, "cost": cost}
+    return {"decision": "split", "reason": f"{reason} {why}", "change": change, "cost": cost}
 
 
-def _helped_by_leaving_out(task: str, found: Mapping[str, Any]) -> list[str]:
-    """The tasks that a model without `task` does better at, each interval above 0."""
-    others = found["leave_one_out"].get(task, {})
-    return [other for other, difference in others.items() if difference.get("low", 0.0) > 0]
+def _gains_without(task: str, plan: Plan, found: Mapping[str, Any]) -> dict[str, float]:
+    """What other tasks are shown to gain in a model without `task` (corrected for all that were left out)."""
+    return {
+        other: difference["difference"]
+        for other, difference in found["leave_one_out"].get(task, {}).items()
+        if difference.get("p_holm", 1.0) < 1 - plan.level and difference["difference"] > 0
+    }
+
+
+def _opposition(task: str, found: Mapping[str, Any]) -> str:
+    opposed = opposed_by(task, found["transfer"].get("probes", ()))
+    return f"Its gradients oppose those of {_list(opposed)}." if opposed else ""
+
+
+def _own_trunk(task: str, found: Mapping[str, Any]) -> str:
+    alone = found["regimes"][BASELINE]["parameters"][task]
+    size = (alone["shared"] + alone["tasks"][task]) / 1e6
+    return f"{size:.1f} M parameters more to train and host, and one more encoder pass a text (cost ledger)"
 
 
 def _change(task: str, found: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -83,13 +116,11 @@ def _change(task: str, found: Mapping[str, Any]) -> tuple[str, str, str]:
     In order: a trunk of its own where the evidence is that the tasks pull the trunk apart, or that fine-tuning it after
     sharing mends the loss; more draws where it is seen rarely; else its head, the cheapest thing to change.
     """
-    opposed = opposed_by(task, found["transfer"].get("probes", ()))
+    opposition = _opposition(task, found)
+    own_trunk = _own_trunk(task, found)
+    if opposition:
+        return "separate trunk", opposition, own_trunk
     sequential = found["differences"][task].get("sequential", {})
-    alone = found["regimes"][BASELINE]["parameters"][task]
-    size = (alone["shared"] + alone["tasks"][task]) / 1e6
-    own_trunk = f"{size:.1f} M parameters more to train and host, and one more encoder pass a text (cost ledger)"
-    if opposed:
-        return "separate trunk", f"Its gradients oppose those of {_list(opposed)}.", own_trunk
     if sequential.get("verdict") in {"helps", "no difference shown"}:
         why = "Fine-tuning the shared trunk for it afterwards mends the loss."
         return "separate trunk", why, own_trunk
