@@ -240,7 +240,7 @@ def test_the_rules_of_every_language_are_executed_as_spacy_does(language: str) -
         return
 
     @given(texts_like(language))
-    @settings(max_examples=200)
+    @settings(max_examples=60)
     def check(raw: str) -> None:
         assert_as_spacy(raw, language)
 
