@@ -168,7 +168,8 @@ class TestAFinishedRun:
     def test_a_bundle_is_refused(self, written: Trained, tmp_path: Path) -> None:
         shown = CliRunner().invoke(main, ["export", str(written.folder), "--out", str(tmp_path / "bundle")])
         assert shown.exit_code == 2
-        assert "no bundle can be written: the model writes its answers" in shown.output
+        assert "no bundle can be written: its model writes its answers" in shown.output
+        assert f"palmette serve {written.folder}" in shown.output
         assert not (tmp_path / "bundle").exists()
 
     def test_what_needs_probabilities_is_refused(self, run: Run) -> None:
