@@ -198,9 +198,13 @@ def show_study(console: Console, study: Mapping[str, Any]) -> None:
     for regime in regimes:
         table.add_column(regime, justify="right")
     for task, by_regime in study["differences"].items():
-        alone = study["scores"][task][study["plan"]["baseline_regime"]]["mean"]
-        cells = [_difference(by_regime[regime]) for regime in regimes]
-        table.add_row(task, study["tasks"][task]["metric"], "failed" if alone is None else f"{100 * alone:.2f}", *cells)
+        baseline = study["tasks"][task].get("baseline", study["plan"]["baseline_regime"])
+        mean = study["scores"][task][baseline]["mean"]
+        first = "failed" if mean is None else f"{100 * mean:.2f}"
+        if baseline != study["plan"]["baseline_regime"]:
+            first += f"\n({baseline})"  # no head can answer it
+        cells = ["baseline" if regime == baseline else _difference(by_regime[regime]) for regime in regimes]
+        table.add_row(task, study["tasks"][task]["metric"], first, *cells)
     console.print(table)
     recommendation = study["recommendation"]
     if recommendation:

@@ -50,6 +50,12 @@ class Group:
         name = model or next((m.name for m in self.models if task in m.tasks), "")
         return {seed: result for (owner, seed), (_, result) in self.runs.items() if owner == name}
 
+    def lacks(self, task: str, kind: AnyKind) -> str:
+        """Why none of its models answers a task; nothing where one does."""
+        if any(task in model.tasks for model in self.models):
+            return ""
+        return f"{kind.config.kind} has no head"
+
     def with_starts(self) -> list[tuple[Job, Result]]:
         """Its runs and those that they started from, each once."""
         found = {job.key: (job, result) for job, result in self.runs.values()}
@@ -85,11 +91,13 @@ def weigh(
     comparison = _Comparison(plan, kinds)
     differences = {
         task: {
-            name: comparison.of(task, group.of_task(task), regimes[BASELINE].of_task(task))
+            name: {"verdict": "not answered", "reason": reason}
+            if (reason := group.lacks(task, kind))
+            else comparison.of(task, group.of_task(task), regimes[plan.baseline(kind)].of_task(task))
             for name, group in regimes.items()
-            if name != BASELINE
+            if name != plan.baseline(kind)
         }
-        for task in kinds
+        for task, kind in kinds.items()
     }
     _correct(differences, plan)
     pairs = _pairs(comparison, designs.get("pairs"), regimes[BASELINE])
@@ -99,9 +107,17 @@ def weigh(
     found: dict[str, Any] = {
         "regimes": {name: _describe(group) for name, group in regimes.items()},
         "designs": {group.name: _describe(group) for group in (*designs.values(), *cut)},
-        "scores": {task: {name: _scores(task, group) for name, group in regimes.items()} for task in kinds},
+        "scores": {
+            task: {
+                name: {"reason": reason, "seeds": {}, "mean": None, "sd": None}
+                if (reason := group.lacks(task, kind))
+                else _scores(task, group)
+                for name, group in regimes.items()
+            }
+            for task, kind in kinds.items()
+        },
         "differences": differences,
-        "transfer": transfer.analyse(_probes(multi), pairs, tuple(kinds)) if multi is not None else {},
+        "transfer": transfer.analyse(_probes(multi), pairs, multi.models[0].tasks) if multi is not None else {},
         "leave_one_out": _left_out(comparison, designs.get("leave_one_out"), multi),
         "learning_curve": _curve(curves, curve_task),
         "alarms": [alarm for group in groups for alarm in _alarms(group)],
@@ -139,7 +155,7 @@ class _Comparison:
 def _correct(differences: Mapping[str, dict[str, dict[str, Any]]], plan: Plan) -> None:
     """Holm's correction over the tasks of each regime, and the verdict that follows."""
     for regime in {name for by_regime in differences.values() for name in by_regime}:
-        entries = [by_regime[regime] for by_regime in differences.values() if "p" in by_regime[regime]]
+        entries = [by_regime[regime] for by_regime in differences.values() if "p" in by_regime.get(regime, {})]
         for entry, p in zip(entries, statistics.holm([entry["p"] for entry in entries]), strict=True):
             entry["p_holm"] = p
             sure = p < 1 - plan.level

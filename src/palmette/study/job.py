@@ -69,7 +69,7 @@ def run(folder: Path) -> None:
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
     config, data = (Config.parse(yaml.safe_load(job[name])) for name in ("config", "data"))
-    corpus = restrict(load_corpus(data), config)
+    corpus = restrict(load_corpus(data, any_family=True), config)
     continued = (folder / RUN).exists()
     # What is not trained needs no dev: there is no other model to choose it from.
     splits = ("dev",) if config.is_trained else ()

@@ -15,7 +15,8 @@ _RARE = 0.1  # share of the draws below which a task that loses may simply be se
 def recommend(plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:
     """What to ship: all tasks as one model, some of them apart, or one left out of the sharing altogether.
 
-    A task that sharing hurts is split off. If leaving it out also helps another, it is named as one to leave out.
+    A task that no head answers is none of the shared model's. A task that sharing hurts is split off. If leaving it out
+    also helps another, it is named as one to leave out.
     Where no difference is shown the task stays in, since one model costs less to host; the reason says how large a
     loss the study could have missed.
 
@@ -28,7 +29,11 @@ def recommend(plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "multi_task" not in plan.regimes:
         return {}
-    tasks = {task: _decide(task, found) for task in found["differences"]}
+    tasks = {
+        task: _decide(task, found)
+        for task, by_regime in found["differences"].items()
+        if by_regime["multi_task"]["verdict"] != "not answered"
+    }
     apart = [task for task, entry in tasks.items() if entry["decision"] in {"split", "leave out"}]
     unknown = [task for task, entry in tasks.items() if entry["decision"] == "undecided"]
     together = [task for task in tasks if task not in {*apart, *unknown}]
