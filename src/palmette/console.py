@@ -148,7 +148,15 @@ def scores_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]], metric
             found = by_task.get(task)
             cells += [f"{found[metric]:.3f}", f"{found['examples']:,}"] if found else ["-", "0"]
         table.add_row(task, metric, *cells)
+        unread = [by_task.get(task, {}).get("unparseable") for by_task in scores.values()]
+        if any(share is not None for share in unread):  # a model wrote the answers
+            shown = [[_percent(share), ""] if share is not None else ["-", ""] for share in unread]
+            table.add_row("", "unparseable", *(cell for cells in shown for cell in cells))
     return table
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def details_table(result: Mapping[str, Any]) -> Table:
@@ -159,7 +167,8 @@ def details_table(result: Mapping[str, Any]) -> Table:
     for task, scores in result["tasks"].items():
         for number, (metric, value) in enumerate((k, v) for k, v in scores.items() if k not in _DETAIL):
             first = number == 0
-            table.add_row(task if first else "", metric, f"{value:.4f}", f"{scores['examples']:,}" if first else "")
+            shown = _percent(value) if metric == "unparseable" else f"{value:.4f}"
+            table.add_row(task if first else "", metric, shown, f"{scores['examples']:,}" if first else "")
     return table
 
 
