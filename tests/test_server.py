@@ -415,6 +415,7 @@ def test_tasks_model_and_health(connect: Connect, run: Run) -> None:
         "metric": run.kinds["tone"].metric,
         "labels": ["down", "up"],
         "paired": False,
+        "by_writer": False,
     }
     model = client.get("/v1/model").json()
     assert model["digest"] == client.service.model.digest

@@ -775,6 +775,78 @@ def test_a_text_to_text_model_is_trained_in_the_same_study(tmp_path: Path) -> No
         assert study["differences"][task]["text2text"]["verdict"] in {"helps", "hurts", "no difference shown"}
 
 
+def with_summaries(folder: Path) -> Config:
+    """Tags and tones for heads, and summaries, which only models that write can answer."""
+    data = small(folder, ("pos", "tone"), epochs=1, examples=8).model_dump(mode="json", exclude_none=True)
+    files = {
+        split: write_jsonl(
+            folder / f"summaries-{split}.jsonl",
+            [{"text": f"the {word} sat {split}", "summary": [word, f"the {word}"]} for word in WORDS[:6]],
+        )
+        for split in ("train", "dev", "test")
+    }
+    data["tasks"]["summary"] = {"kind": "generation", "options": {"instruction": "Say it shortly."}}
+    data["sources"].append({"format": "jsonl", **files, "text": "text", "labels": {"summary": "summary"}})
+    prompts = {"summary": {"instruction": "Shorter!"}}
+    data["families"] = {
+        "text2text": {"trunk": {"name": str(tiny_t5(folder / "t5"))}},
+        "causal_lm": {
+            "trunk": {"name": str(tiny_language_model(folder / "lm", chat=True))},
+            "prompting": {"prompts": prompts},
+            "writing": {"longest": 40},
+        },
+    }
+    return Config.parse(data)
+
+
+def test_a_task_without_a_head_is_compared_with_the_least_trained_model_that_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    from palmette.console import show_study
+
+    config = with_summaries(tmp_path)
+    regimes = ["multi_task", "frozen", "sequential", "zero_shot", "text2text"]
+    config = Config.parse(config.model_dump(mode="json", exclude_none=True) | {"training": {"epochs": 2}})
+    plan = Plan.make(config, regimes=regimes, seeds=2, trials=1, designs=["leave_one_out"], probes=1)
+    study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    assert not [run["error"] for found in study["regimes"].values() for run in found["runs"] if run["error"]]
+    assert {task: about["baseline"] for task, about in study["tasks"].items()} == {
+        "pos": "single_task",
+        "tone": "single_task",
+        "summary": "zero_shot",
+    }
+    for regime in ("single_task", "multi_task", "frozen", "sequential"):
+        assert study["scores"]["summary"][regime]["reason"] == "generation has no head"
+        assert study["differences"]["summary"][regime]["verdict"] == "not answered"
+    difference = study["differences"]["summary"]["text2text"]
+    means = {regime: study["scores"]["summary"][regime]["mean"] for regime in ("text2text", "zero_shot")}
+    assert difference["difference"] == pytest.approx(means["text2text"] - means["zero_shot"])
+    assert "zero_shot" not in study["differences"]["summary"]
+    assert set(study["recommendation"]["tasks"]) == {"pos", "tone"}, "nothing to be said of sharing it"
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert "summary, against zero-shot" in page
+    assert "not answered: generation has no head" in page
+    assert "No head can answer summary: it is compared with zero-shot instead." in page
+    states = (tmp_path / "study" / "csv" / "scores.csv").read_text()
+    assert "summary,frozen,,,generation has no head" in states
+    show_study(Console(width=200), study)
+    shown = capsys.readouterr().out
+    assert "(zero_shot)" in shown
+    assert "not answered" in shown
+
+
+def test_a_study_in_which_nobody_can_answer_a_task_is_refused_at_once(tmp_path: Path) -> None:
+    config = with_summaries(tmp_path)
+    with pytest.raises(ConfigError, match=r"tasks\.summary\.kind: generation has no head.*add one of zero_shot"):
+        Plan.make(config, regimes=["multi_task"])
+    data = config.model_dump(mode="json", exclude_none=True)
+    only = {**data, "tasks": {"summary": data["tasks"]["summary"]}, "sources": data["sources"][-1:]}
+    with pytest.raises(ConfigError, match="and heads for one"):
+        Plan.make(Config.parse(only), regimes=["zero_shot", "text2text"])
+
+
 def test_a_remote_model_stands_in_the_study_with_its_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", "secret")
     with served() as endpoint:

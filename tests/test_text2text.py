@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ class TestAFinishedRun:
         assert shown.exit_code == 0, shown.output
         shown = runner.invoke(main, ["evaluate", str(written.folder), "--split", "dev"])
         assert shown.exit_code == 0, shown.output
-        assert "unparseable" in shown.output
+        assert re.search(r"unparseable[ │]+\d+\.\d %", shown.output)
         shown = runner.invoke(main, ["check", str(written.folder / "config.yaml")])
         assert shown.exit_code == 0, shown.output
 
@@ -164,11 +165,13 @@ class TestAFinishedRun:
         shown = CliRunner().invoke(main, ["train", str(config), "--out", str(tmp_path / "run")])
         assert shown.exit_code == 0, shown.output
         assert "epoch 1  tone 4 drawn; padding" in shown.output
+        assert re.search(r"unparseable[ │]+0\.0 %", shown.output), "labels are constrained"
 
     def test_a_bundle_is_refused(self, written: Trained, tmp_path: Path) -> None:
         shown = CliRunner().invoke(main, ["export", str(written.folder), "--out", str(tmp_path / "bundle")])
         assert shown.exit_code == 2
-        assert "no bundle can be written: the model writes its answers" in shown.output
+        assert "no bundle can be written: its model writes its answers" in shown.output
+        assert f"palmette serve {written.folder}" in shown.output
         assert not (tmp_path / "bundle").exists()
 
     def test_what_needs_probabilities_is_refused(self, run: Run) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from palmette.config import Config, TaskConfig
 from palmette.errors import ConfigError
-from palmette.kinds import AnyKind, find_kind, task_kinds
+from palmette.kinds import AnyKind, check_family, find_kind
 from palmette.types import Answer, Example, Text
 
 WORDS = ("Peter", "Black", "moved", "to", "New", "York", ".")
@@ -176,7 +176,7 @@ def test_settings_belong_to_their_family(changes: dict[str, Any], message: str) 
         "sources": [{"format": "jsonl", "train": "x", "text": "a", "labels": {"t": "b"}}],
     }
     with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
-        task_kinds(Config.parse(base | changes))
+        check_family(Config.parse(base | changes))
 
 
 def test_a_language_model_has_its_own_default() -> None:

@@ -18,7 +18,7 @@ from rich.text import Text as Markup
 from palmette.config import Config
 from palmette.corpus import Corpus, Sources, assemble, read_sources, source_names
 from palmette.data.fuse import Key, Overlap
-from palmette.kinds import AnyKind
+from palmette.kinds import AnyKind, check_family
 from palmette.kinds.extractive_qa import ExtractiveQA
 from palmette.licences import UNSTATED, strictest
 from palmette.mixing import Mixing, sampling_rates
@@ -195,6 +195,8 @@ def check(config: Config, *, strict: bool = False, encoder: TextEncoder | None) 
         ReadError: a file, or a label in it, is not what the configuration says; with file and line.
         ConfigError: a declaration does not fit its kind.
     """
+    if not config.families:  # else it is a study's
+        check_family(config)
     sources = read_sources(config, strict=strict)
     corpus = assemble(config, sources)
     mixing = Mixing(

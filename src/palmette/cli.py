@@ -602,6 +602,9 @@ def _show_bad(counts: Counts) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="0: a free one.  [default: 8000]")
 @click.option("--keys", type=click.Path(dir_okay=False, path_type=Path), help="Ask for a key: a file of hashes.")
 @click.option("--store", metavar="URL|FILE", help="Database of versions and their roles (docs/releases.md).")
+@click.option(
+    "--writer", type=click.Path(path_type=Path), help="A run whose model writes: a second model, in its own process."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Another setting (docs/serving.md).")
 @click.option("--threads", type=click.IntRange(min=1), help="For a pass.  [default: the cores; with ray: 1]")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
@@ -634,6 +637,8 @@ def serve(
 
         if model is None:
             raise RunError("--engine ray: give the model as well")
+        if settings.writer is not None:
+            raise RunError("--writer: each replica would start one; serve it by a server of its own")
         run_replicas(model, settings, Replicas.parse(replicas or "1", threads=threads or 1, ongoing=ongoing or 16.0))
         return
     _only_with_ray(replicas=replicas, ongoing=ongoing)

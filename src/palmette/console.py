@@ -152,7 +152,15 @@ def scores_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]], metric
             found = by_task.get(task)
             cells += [f"{found[metric]:.3f}", f"{found['examples']:,}"] if found else ["-", "0"]
         table.add_row(task, metric, *cells)
+        unread = [by_task.get(task, {}).get("unparseable") for by_task in scores.values()]
+        if any(share is not None for share in unread):  # a model wrote the answers
+            shown = [[_percent(share), ""] if share is not None else ["-", ""] for share in unread]
+            table.add_row("", "unparseable", *(cell for cells in shown for cell in cells))
     return table
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def details_table(result: Mapping[str, Any]) -> Table:
@@ -163,7 +171,8 @@ def details_table(result: Mapping[str, Any]) -> Table:
     for task, scores in result["tasks"].items():
         for number, (metric, value) in enumerate((k, v) for k, v in scores.items() if k not in _DETAIL):
             first = number == 0
-            table.add_row(task if first else "", metric, f"{value:.4f}", f"{scores['examples']:,}" if first else "")
+            shown = _percent(value) if metric == "unparseable" else f"{value:.4f}"
+            table.add_row(task if first else "", metric, shown, f"{scores['examples']:,}" if first else "")
     return table
 
 
@@ -202,9 +211,13 @@ def show_study(console: Console, study: Mapping[str, Any]) -> None:
     for regime in regimes:
         table.add_column(regime, justify="right")
     for task, by_regime in study["differences"].items():
-        alone = study["scores"][task][study["plan"]["baseline_regime"]]["mean"]
-        cells = [_difference(by_regime[regime]) for regime in regimes]
-        table.add_row(task, study["tasks"][task]["metric"], "failed" if alone is None else f"{100 * alone:.2f}", *cells)
+        baseline = study["tasks"][task].get("baseline", study["plan"]["baseline_regime"])
+        mean = study["scores"][task][baseline]["mean"]
+        first = "failed" if mean is None else f"{100 * mean:.2f}"
+        if baseline != study["plan"]["baseline_regime"]:
+            first += f"\n({baseline})"  # no head can answer it
+        cells = ["baseline" if regime == baseline else _difference(by_regime[regime]) for regime in regimes]
+        table.add_row(task, study["tasks"][task]["metric"], first, *cells)
     console.print(table)
     recommendation = study["recommendation"]
     if recommendation:

@@ -15,7 +15,7 @@ from palmette.data.fuse import Overlap, find_leakage, fuse
 from palmette.data.readers import files_of
 from palmette.data.splits import read_splits
 from palmette.errors import ReadError
-from palmette.kinds import AnyKind, task_kinds
+from palmette.kinds import AnyKind, check_family, task_kinds
 from palmette.kinds.base import LabelError
 from palmette.types import SPLITS, Example, Label, Record, Split, Text
 from palmette.words import check_language, find_words
@@ -125,6 +125,7 @@ def load_corpus(
     strict: bool = False,
     fields: frozenset[str] = frozenset(),
     fitted: Mapping[str, AnyKind] | None = None,
+    any_family: bool = False,
 ) -> Corpus:
     """Read every source, check every label, keep leaks out of training, fuse.
 
@@ -133,11 +134,14 @@ def load_corpus(
         strict: an invalid span tag is an error instead of a counted repair.
         fields: columns or comments to keep with each example, for slices.
         fitted: kinds of a trained model, instead of kinds fitted on this data's training labels.
+        any_family: the tasks are for regimes of several families; else each must fit the configuration's.
 
     Raises:
         ReadError: a file, or a label in it, is not what the configuration says; with file and line.
         ConfigError: a declaration does not fit its kind.
     """
+    if not any_family:
+        check_family(config)
     return assemble(config, read_sources(config, strict=strict, fields=fields), fitted=fitted)
 
 

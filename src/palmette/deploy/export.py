@@ -69,7 +69,8 @@ def export(
         say: told what happens.
 
     Raises:
-        BundleError: the folder exists, the graph does not answer as the run does, or int8 costs too much.
+        BundleError: the folder exists, the model writes its answers, the graph does not answer as the run does, or int8
+            costs too much.
         RunError, ReadError: the run is not finished, or its data cannot be read.
         MissingExtraError: the exporter is not installed.
     """
@@ -77,7 +78,12 @@ def export(
     if out.exists():
         raise BundleError(f"{out}: exists; give --out another name, so that what serves from it is not changed")
     run = Run.load(path)
-    model, own = run.heads(f"{path}: no bundle can be written")
+    if not isinstance(run.predictor, Predictor):
+        raise BundleError(
+            f"{path}: no bundle can be written: its model writes its answers, and bundles hold heads; serve the run "
+            f"itself: palmette serve {path}, or beside a bundle: palmette serve BUNDLE --writer {path}"
+        )
+    model, own = run.heads("export")
     corpus = corpus or load_corpus(run.config, fitted=run.kinds)
     examples, splits = _checked(corpus, run.kinds)
     say("tracing the graph")

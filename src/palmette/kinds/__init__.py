@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from palmette.config import Config
+from palmette.config import Config, TaskConfig
 from palmette.errors import ConfigError
 from palmette.kinds.base import Kind
 from palmette.kinds.extractive_qa import ExtractiveQA
@@ -50,12 +51,24 @@ def find_kind(name: str) -> type[AnyKind]:
 
 def task_kinds(config: Config) -> dict[str, type[AnyKind]]:
     """The kind of each task, its declaration checked."""
+    return _each(config, lambda kind, declared: kind.check(declared))
+
+
+def check_family(config: Config) -> None:
+    """Refuse tasks that the configuration's family cannot answer. A study has regimes of several families.
+
+    Raises:
+        ConfigError: naming the task.
+    """
+    _each(config, lambda kind, declared: _check_family(declared.kind, kind, config.family))
+
+
+def _each(config: Config, check: Callable[[type[AnyKind], TaskConfig], None]) -> dict[str, type[AnyKind]]:
     kinds = {}
     for task, declared in config.tasks.items():
         try:
             kinds[task] = find_kind(declared.kind)
-            kinds[task].check(declared)
-            _check_family(declared.kind, kinds[task], config.family)
+            check(kinds[task], declared)
         except ConfigError as error:
             key, _, message = str(error).partition(": ")
             raise ConfigError(f"{config.where('tasks', task, *key.split('.'))}: {message}") from error
@@ -69,4 +82,4 @@ def _check_family(name: str, kind: type[AnyKind], family: str) -> None:
         raise ConfigError(f"kind: {name} cannot be put as text, as family: {family} needs it")
 
 
-__all__ = ["KINDS", "AnyKind", "Kind", "find_kind", "task_kinds"]
+__all__ = ["KINDS", "AnyKind", "Kind", "check_family", "find_kind", "task_kinds"]

@@ -165,23 +165,22 @@ async def _accept(request: Request, service: Service, form: type[bodies.PredictR
     """Check a request and put it into the queue."""
     _authorise(request, service)
     with _refusing_when_full():
-        service.batcher.check_room()  # what is refused anyway need not be read
+        service.check_room()  # what is refused anyway need not be read
     body = await _body(request, service)
     identity = request.state.request_id
     roster, key = service.roster, request.headers.get(_USER) or identity
     model = roster.choose(key)
     try:
-        asked = bodies.read_request(form, body, model, service.settings)
+        asked = bodies.read_request(form, body, model, service.settings, writer=service.writer)
     except RefusedError:
         if model is roster.live:
             raise
         # A candidate that lacks a task must not be what callers see of it.
-        model = roster.live
-        asked = bodies.read_request(form, body, model, service.settings)
+        asked = bodies.read_request(form, body, roster.live, service.settings, writer=service.writer)
     request.state.log.update(texts=len(asked.inputs), tasks=asked.tasks)
     waiting = Waiting(request, service.settings.request_timeout)
     job = Job(
-        model,
+        asked.model,
         asked.inputs,
         asked.tasks,
         waiting.notify,
@@ -192,7 +191,7 @@ async def _accept(request: Request, service: Service, form: type[bodies.PredictR
     )
     try:
         with _refusing_when_full():
-            service.batcher.submit(job)
+            service.submit(job)
     except RefusedError:
         waiting.end()
         raise
@@ -222,17 +221,17 @@ async def _first(job: Job, waiting: Waiting, service: Service, ready: Callable[[
     live = service.model
     try:
         await waiting.until(lambda: ready(job))
-        if job.error is not None and job.model is not live:
+        if job.error is not None and job.model is not live and not service.written(job.model):
             _count_failure(job, service)
             job = job.again(live)
             try:
-                service.batcher.submit(job)
+                service.submit(job)
             except QueueFullError as full:
                 raise _failed() from full
             await waiting.until(lambda: ready(job))
             service.metrics.rescued.inc(job.error is None)
     except BaseException as error:
-        service.batcher.cancel(job)
+        service.cancel(job)
         if isinstance(error, RefusedError) and error.status == HTTPStatus.GATEWAY_TIMEOUT:
             _count_failure(job, service)
         raise
@@ -286,7 +285,7 @@ def _add_answering(app: FastAPI, service: Service) -> None:
             job = await _first(job, waiting, service, lambda job: job.done)
         finally:
             waiting.end()
-            service.batcher.cancel(job)  # no effect on one that is done
+            service.cancel(job)  # no effect on one that is done
         if not job.done:
             return _GONE
         _account(request, job, service)
@@ -316,9 +315,9 @@ def _add_answering(app: FastAPI, service: Service) -> None:
         finally:
             waiting.end()  # the response watches the client itself
         if waiting.gone:
-            service.batcher.cancel(job)
+            service.cancel(job)
             return _GONE
-        return _Lines(_lines(request, job, waiting, service), partial(service.batcher.cancel, job))
+        return _Lines(_lines(request, job, waiting, service), partial(service.cancel, job))
 
 
 async def _lines(request: Request, job: Job, waiting: Waiting, service: Service) -> AsyncIterator[bytes]:
@@ -366,11 +365,14 @@ def _add_looking(app: FastAPI, service: Service) -> None:
     async def tasks(request: Request) -> Any:
         """What can be asked for."""
         _authorise(request, service)
-        return JSONResponse({"tasks": service.model.tasks()})
+        tasks = service.model.tasks()
+        for task, about in service.writer.tasks(by_writer=True).items() if service.writer is not None else ():
+            tasks.setdefault(task, about)
+        return JSONResponse({"tasks": tasks})
 
     @app.get("/v1/model", response_model=bodies.ModelResponse, responses=errors(401), operation_id="model")
     async def model(request: Request) -> Any:
-        """Manifest, digest and card of the model."""
+        """Manifest, digest and card of the model (a writer's digest is in its answers)."""
         _authorise(request, service)
         found = service.model
         return JSONResponse({"manifest": found.manifest, "digest": found.digest, "card": found.card})

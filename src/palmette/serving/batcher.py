@@ -19,7 +19,7 @@ from palmette.serving.metrics import Metrics
 from palmette.serving.model import Served
 from palmette.serving.observing import Answered, Gallery
 from palmette.types import Prediction
-from palmette.writing.predictor import WritingPredictor
+from palmette.writing.predictor import Aloud
 
 _SPECIAL = 3  # special tokens around a text
 _BYTES_A_SUBWORD = 4  # of English in UTF-8; a character of most other scripts takes two to four bytes
@@ -299,17 +299,21 @@ class Batcher:
 
     def _work(self) -> None:
         while batch := self._next_batch():
-            begun = time.monotonic()
-            tokens = _tokens(batch)
-            self._compute(batch)
-            with self._changed:
-                self._took = time.monotonic() - begun
-                self._computing -= tokens
-                self._put_back(batch[0][0])
-                if tokens < self._batch_tokens / 2:
-                    continue  # says nothing about what a full queue takes
-                rate = tokens / max(self._took, 1e-4)
-                self._rate = rate if self._rate is None else self._rate + 0.2 * (rate - self._rate)
+            self._serve(batch)
+            del batch  # a model that has been replaced shall not stay in memory until the next request
+
+    def _serve(self, batch: Sequence[tuple[Job, int]]) -> None:
+        begun = time.monotonic()
+        tokens = _tokens(batch)
+        self._compute(batch)
+        with self._changed:
+            self._took = time.monotonic() - begun
+            self._computing -= tokens
+            self._put_back(batch[0][0])
+            if tokens < self._batch_tokens / 2:
+                return  # says nothing about what a full queue takes
+            rate = tokens / max(self._took, 1e-4)
+            self._rate = rate if self._rate is None else self._rate + 0.2 * (rate - self._rate)
 
     def _put_back(self, job: Job) -> None:
         """Of an explanation, a portion is done: the next waits for its turn."""
@@ -434,7 +438,7 @@ class Batcher:
         readings: Sequence[Reading | None] = [None] * len(batch)
         if isinstance(predictor, Predictor) and self._gallery.reads(batch[0][0].model):
             readings, found = predictor.embedded(examples, tasks)
-        elif isinstance(predictor, WritingPredictor) and any(job.tokens for job, _ in batch):
+        elif isinstance(predictor, Aloud) and any(job.tokens for job, _ in batch):
             found = predictor.answer_aloud(examples, tasks, partial(_tell, batch))
         else:
             found = predictor.answer_each(examples, tasks)

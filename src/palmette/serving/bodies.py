@@ -12,7 +12,7 @@ from palmette.predictor import Input, Predictor
 from palmette.serving.model import Served
 from palmette.serving.refusal import RefusedError
 from palmette.serving.settings import ServerSettings
-from palmette.writing.predictor import WritingPredictor
+from palmette.writing.predictor import Aloud
 
 Json = dict[str, Any]
 
@@ -49,7 +49,9 @@ class PredictRequest(Body):
         min_length=1, description="Each a text, a list of words, or an object of two of them (a pair)."
     )
     tasks: list[str] | None = Field(
-        None, min_length=1, description="Which tasks. Default: to each text all those that take it."
+        None,
+        min_length=1,
+        description="Which tasks. Default: to each text all those that take it; none of a second model's, the writer.",
     )
     explain: bool = Field(
         False, description="Say which words carried each answer. Costs about as much as answering once for each word."
@@ -64,8 +66,9 @@ class StreamRequest(PredictRequest):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request asks for, checked against the model that is to answer it."""
+    """What a request asks for, and which model is to answer it."""
 
+    model: Served
     inputs: list[Input]
     tasks: list[str] | None
     explain: bool
@@ -114,6 +117,7 @@ class Task(BaseModel):
     metric: str
     labels: list[str]
     paired: bool | None = Field(description="Whether it takes pairs; null: both.")
+    by_writer: bool = Field(description="A second model writes it: name it in `tasks`, apart from the first model's.")
 
 
 class TasksResponse(BaseModel):
@@ -310,8 +314,17 @@ class Growing(BaseModel):
     written: str = Field(description="All of the model's text so far.")
 
 
-def read_request(form: type[PredictRequest], body: bytes, model: Served, settings: ServerSettings) -> Asked:
+def read_request(
+    form: type[PredictRequest], body: bytes, model: Served, settings: ServerSettings, *, writer: Served | None = None
+) -> Asked:
     """What a body asks for.
+
+    Args:
+        form: of the body.
+        body: as it was sent.
+        model: answers whatever it has a task for, and where no task is named.
+        settings: the limits.
+        writer: answers what only it has a task for.
 
     Raises:
         RefusedError: 400 if it is not JSON; 422 naming the field that is wrong, too long or unknown.
@@ -326,13 +339,15 @@ def read_request(form: type[PredictRequest], body: bytes, model: Served, setting
     for number, given in enumerate(inputs):
         _check_length(given, f"texts[{number}]", most)
     if request.tasks is not None:
+        model = _choose(request.tasks, model, writer)
         _check_tasks(request.tasks, inputs, model)
     if request.explain:
         _check_explained(request.tasks or list(model.kinds), model)
-    if tokens and not isinstance(model.answerer.predictor, WritingPredictor):
-        message = "tokens: this model does not write its answers; leave it out"
+    if tokens and not isinstance(model.answerer.predictor, Aloud):
+        written = "" if writer is None else f", or name tasks that are written: {', '.join(writer.kinds)}"
+        message = f"tokens: this model does not write its answers; leave it out{written}"
         raise RefusedError(422, "not_written", message, field="tokens")
-    return Asked(inputs, request.tasks, request.explain, tokens)
+    return Asked(model, inputs, request.tasks, request.explain, tokens)
 
 
 def _place(location: Sequence[str | int]) -> str:
@@ -368,12 +383,27 @@ def _check_explained(tasks: Sequence[str], model: Served) -> None:
             raise RefusedError(422, "not_explained", message, field="explain")
 
 
-def _check_tasks(tasks: Sequence[str], inputs: Sequence[Input], model: Served) -> None:
+def _choose(tasks: Sequence[str], model: Served, writer: Served | None) -> Served:
+    """Which of two models has the tasks. One request is answered by one of them, so that nothing waits for the writer.
+
+    Raises:
+        RefusedError: 422, nobody has one of them, or they are not of one model.
+    """
+    known = dict.fromkeys(model.kinds, model)
+    if writer is not None:
+        known |= {task: writer for task in writer.kinds if task not in known}
     for number, task in enumerate(tasks):
-        if task not in model.kinds:
-            field = f"tasks[{number}]"
-            known = ", ".join(model.kinds)
-            raise RefusedError(422, "unknown_task", f"{field}: no task {task[:60]!r}; there are {known}", field=field)
+        field = f"tasks[{number}]"
+        if task not in known:
+            message = f"{field}: no task {task[:60]!r}; there are {', '.join(known)}"
+            raise RefusedError(422, "unknown_task", message, field=field)
+        if known[task] is not known[tasks[0]]:
+            message = f"{field}: {task} and {tasks[0]} are answered by two models; ask for them in two requests"
+            raise RefusedError(422, "tasks_of_two_models", message, field=field)
+    return known[tasks[0]]
+
+
+def _check_tasks(tasks: Sequence[str], inputs: Sequence[Input], model: Served) -> None:
     taken = {pair: any(model.takes(task, pair=pair) for task in tasks) for pair in (False, True)}
     for number, given in enumerate(inputs):
         if not taken[isinstance(given, tuple)]:

@@ -23,6 +23,7 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        self._queues: list[tuple[Callable[[], float], Callable[[], float]]] = []
         self.responses = Counter("palmette_responses", "Responses.", ["path", "status"], registry=registry)
         self.requests = Counter("palmette_requests", "Answered requests.", ["task"], registry=registry)
         self.texts = Counter("palmette_texts", "Answered texts and pairs.", ["task"], registry=registry)
@@ -155,9 +156,10 @@ class Metrics:
         self.share.set(share)
 
     def watch_queue(self, requests: Callable[[], float], tokens: Callable[[], float]) -> None:
-        """Ask for the queue's length when somebody reads it, instead of writing it down at each change."""
-        self.queue_requests.set_function(requests)
-        self.queue_tokens.set_function(tokens)
+        """Ask for a queue's length when somebody reads it, instead of writing it down at each change; queues add up."""
+        self._queues.append((requests, tokens))
+        self.queue_requests.set_function(lambda: sum(requests() for requests, _ in self._queues))
+        self.queue_tokens.set_function(lambda: sum(tokens() for _, tokens in self._queues))
 
     def predicted(self, task: str, predictions: Sequence[Prediction]) -> None:
         """Count what a batch answered for one task."""

@@ -58,7 +58,7 @@ class Served:
         """Whether a task answers pairs, or single texts."""
         return self.kinds[task].takes(_PAIR if pair else _SINGLE)
 
-    def tasks(self) -> dict[str, Any]:
+    def tasks(self, *, by_writer: bool = False) -> dict[str, Any]:
         """Its tasks as `GET /v1/tasks` shows them."""
         return {
             task: {
@@ -67,6 +67,7 @@ class Served:
                 "metric": kind.metric,
                 "labels": list(kind.labels),
                 "paired": kind.state.get("paired"),
+                "by_writer": by_writer,
             }
             for task, kind in self.kinds.items()
         }
@@ -78,13 +79,18 @@ _PAIR = Example(Text(()), {}, pair=Text(()))
 
 def _describe(answerer: Answerer, path: Path) -> dict[str, Any]:
     """The manifest of a run: the same keys as a bundle's, but for the time it was made."""
-    files = [path / name for name in _PARTS]
     return {
         "format": 1,
         "palmette": __version__,
         "tasks": list(answerer.kinds),
-        "files": {file.name: _sha256(file) for file in files if file.exists()},
+        "files": digests(path),
     }
+
+
+def digests(path: Path) -> dict[str, str]:
+    """The sha256 of each file of a run folder that makes its answers."""
+    files = [path / name for name in _PARTS]
+    return {file.name: _sha256(file) for file in files if file.exists()}
 
 
 def _sha256(file: Path) -> str:

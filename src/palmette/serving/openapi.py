@@ -61,6 +61,7 @@ def _describe_role_changes(document: dict[str, Any]) -> None:
 def _limit(schemas: dict[str, Any], service: Service) -> dict[str, Any]:
     """Limits into the schemas of a request."""
     settings = service.settings
+    tasks = service.model.kinds | (service.writer.kinds if service.writer is not None else {})
 
     def walk(schema: Any) -> None:
         if isinstance(schema, dict):
@@ -78,7 +79,7 @@ def _limit(schemas: dict[str, Any], service: Service) -> dict[str, Any]:
         fields["texts"]["maxItems"] = settings.texts
         for choice in fields["tasks"]["anyOf"]:
             if choice["type"] == "array":
-                choice["items"] = {"type": "string", "enum": list(service.model.kinds)}
+                choice["items"] = {"type": "string", "enum": list(tasks)}
     return schemas
 
 

@@ -17,7 +17,7 @@ from palmette.answering import Answerer
 from palmette.deploy.bundle import is_bundle
 from palmette.errors import MissingExtraError, PalmetteError, ReleaseError, RunError
 from palmette.operate.releases.records import State
-from palmette.serving.batcher import Batcher
+from palmette.serving.batcher import Batcher, Job, QueueFullError
 from palmette.serving.comparing import Comparison
 from palmette.serving.keys import Keys
 from palmette.serving.logs import log
@@ -28,6 +28,7 @@ from palmette.serving.refusal import RefusedError
 from palmette.serving.roster import Folder, Roster, Source
 from palmette.serving.settings import ServerSettings
 from palmette.serving.watching import Watcher
+from palmette.serving.writer import WriterProcess
 
 _LAST_WRITES = 1.0  # seconds, at least, for what observers still have to write
 _SEED = 13  # of the resampling that limits of watched signals come from
@@ -52,6 +53,7 @@ class Service:
         roster: what answers requests that are accepted now.
         releases: the roles in the store; None without one.
         reviews: the queue of answers that people check; None without a store.
+        writer: a second model, which writes, in a process of its own; None where none is wanted.
         draining: the server is about to end.
         end_by: when (`time.monotonic`) what is still being computed is left alone.
 
@@ -66,7 +68,9 @@ class Service:
         self.metrics = Metrics()
         self.releases = _open_releases(path, settings)
         self._source = self._find_source(load, path)
+        self._load = load
         self.roster = self._source.read(None)
+        self.writer = self._start_writer(self.roster)
         self._show_roles()
         self._changing = threading.Lock()  # one at a time loads models and replaces them
         self.follower = self._start_following()
@@ -81,6 +85,8 @@ class Service:
             longest_wait=settings.longest_wait,
             workers=settings.workers,
         )
+        # With a queue of its own: whoever waits for the writer holds up nobody else.
+        self._written = self._writing_batcher() if self.writer is not None else None
         self.draining = False
         self.end_by = math.inf
 
@@ -138,8 +144,64 @@ class Service:
 
     def _close(self) -> None:
         self.batcher.close()
+        if self._written is not None:
+            self._written.close()
         if self.follower is not None:
             self.follower.close()
+
+    def _start_writer(self, roster: Roster) -> Served | None:
+        path = self.settings.writer
+        if path is None:
+            return None
+        predictor = WriterProcess(self._load, path, log_text=self.settings.log_text)
+        if both := sorted(predictor.kinds.keys() & roster.live.kinds.keys()):
+            raise RunError(
+                f"--writer {path}: both models have a task {', '.join(both)}; requests are told apart by their tasks: "
+                "rename it in one of the configurations"
+            )
+        return Served.of(Answerer(dict(predictor.kinds), predictor), path)
+
+    def _writing_batcher(self) -> Batcher:
+        return Batcher(
+            self.metrics,
+            batch_tokens=self.settings.batch_tokens,
+            queue_tokens=self.settings.queue_tokens,
+            queue_seconds=self.settings.queue_seconds,
+            longest_wait=self.settings.longest_wait,
+        )
+
+    @staticmethod
+    def written(model: Served) -> bool:
+        """Whether a model is a writer, of now or from before a reload."""
+        return isinstance(model.answerer.predictor, WriterProcess)
+
+    def check_room(self) -> None:
+        """Refuse what would find no room in any queue.
+
+        Raises:
+            QueueFullError: there is none.
+        """
+        try:
+            self.batcher.check_room()
+        except QueueFullError:
+            if self._written is None:
+                raise
+            self._written.check_room()
+
+    def submit(self, job: Job) -> None:
+        """Put a request into the queue of its model.
+
+        Raises:
+            QueueFullError: there is no room for it now.
+        """
+        self._batcher_of(job).submit(job)
+
+    def cancel(self, job: Job) -> None:
+        """Compute no more of a request."""
+        self._batcher_of(job).cancel(job)
+
+    def _batcher_of(self, job: Job) -> Batcher:
+        return self._written if self._written is not None and self.written(job.model) else self.batcher
 
     def _open_reviews(self) -> Reviews | None:
         """The queue of answers that people check, where the server has a store.
@@ -177,7 +239,7 @@ class Service:
         if not self._changing.acquire(blocking=False):
             raise RefusedError(409, "reload_running", "a reload is going on; ask again when it is done")
         try:
-            keys, roster = await asyncio.to_thread(self._read)
+            keys, roster, writer = await asyncio.to_thread(self._read)
         except PalmetteError as error:
             self.metrics.reloads.labels("refused").inc()
             # Such messages are about the operator's files, not about callers' texts.
@@ -188,7 +250,7 @@ class Service:
             log("reload failed, the old model stays", level=logging.ERROR, error=error)
             raise RefusedError(500, "reload_failed", "the old model stays; the log has the reason") from error
         else:
-            self.keys, self.roster = keys, roster
+            self.keys, self.roster, self.writer = keys, roster, writer
         finally:
             self._changing.release()
         self._show_roles()
@@ -260,11 +322,12 @@ class Service:
             await asyncio.to_thread(self.reviews.measure)
         return self.metrics.render()
 
-    def _read(self) -> tuple[Keys, Roster]:
+    def _read(self) -> tuple[Keys, Roster, Served | None]:
         keys, roster = Keys.read(self.settings.keys), self._source.read(None)
+        writer = self._start_writer(roster)
         if self.watcher is not None:
             self.watcher.prepare(roster.live)
-        return keys, roster
+        return keys, roster, writer
 
     def _follow(self) -> None:
         """Answer with what has the roles now. Whatever was accepted before keeps its model."""

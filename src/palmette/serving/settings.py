@@ -71,6 +71,9 @@ class ServerSettings(Settings):
     watch: bool = Field(False, description="Compare what is answered with the bundle's reference profile (/watch).")
     watch_window: int = Field(500, ge=50, le=100_000, description="Texts in a window that is compared, of each task.")
     cors_origins: tuple[str, ...] = Field((), description="Origins whose pages may call; none by default.")
+    writer: Path | None = Field(
+        None, description="Run folder of a second model, which writes, in a process of its own; none by default."
+    )
     store: str | None = Field(
         None, description="What the server remembers: an SQLite file, or the URL of a database; none: nothing."
     )

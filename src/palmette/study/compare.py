@@ -65,12 +65,12 @@ def compare(
         ConfigError, ReadError: the configuration or its data are wrong; nothing was run.
     """
     out = Path(out)
-    corpus = load_corpus(config, strict=strict)
+    corpus = load_corpus(config, strict=strict, any_family=True)
     if not corpus.splits["dev"] or not corpus.splits["test"]:
         raise RunError("a study selects on dev and is measured on test: the sources must have both")
     capped = cap(config, plan, corpus)
     if capped != config:
-        corpus = load_corpus(capped, strict=strict)
+        corpus = load_corpus(capped, strict=strict, any_family=True)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
@@ -205,13 +205,13 @@ class _Study:
 
     def _designs(self, multi: Group) -> dict[str, Group]:
         """Models of other groups of tasks, with the settings that the multi-task model was given."""
-        sizes = {"pairs": 2, "leave_one_out": len(self.config.tasks) - 1}
         (model,) = multi.models
+        sizes = {"pairs": 2, "leave_one_out": len(model.tasks) - 1}
         found: dict[str, Group] = {}
         for design in self.plan.designs:
             size = sizes[design]
             # Of two tasks, all but one is the task alone, and the only pair is the model of all.
-            groups = list(combinations(self.config.tasks, size)) if size > 1 else []
+            groups = list(combinations(model.tasks, size)) if size > 1 else []
             config = adjusted(model.config, multi.settings(model))
             unprobed = adjusted(config, {"training.probes": 0})
             models = [
@@ -302,6 +302,7 @@ class _Study:
             task: {
                 "kind": self.config.tasks[task].kind,
                 "metric": kind.metric,
+                "baseline": self.plan.baseline(kind),
                 "examples": {
                     split: sum(task in example.labels for example in examples)
                     for split, examples in self.corpus.splits.items()

@@ -59,6 +59,12 @@ class Group:
                     found.setdefault((bool(start), ran.model), {})[ran.key] = became.measured
         return [list(by_key.values()) for by_key in found.values()]
 
+    def lacks(self, task: str, kind: AnyKind) -> str:
+        """Why none of its models answers a task; nothing where one does."""
+        if any(task in model.tasks for model in self.models):
+            return ""
+        return f"{kind.config.kind} has no head"
+
     def wordpieces(self) -> float:
         """That its models processed for a seed, what they started from included: means over the finished runs."""
         return sum(stdlib.fmean(run["wordpieces"] for run in runs) for runs in self.finished())
@@ -85,11 +91,13 @@ def weigh(
     comparison = _Comparison(plan, kinds)
     differences = {
         task: {
-            name: comparison.of(task, group.of_task(task), regimes[BASELINE].of_task(task))
+            name: {"verdict": "not answered", "reason": reason}
+            if (reason := group.lacks(task, kind))
+            else comparison.of(task, group.of_task(task), regimes[plan.baseline(kind)].of_task(task))
             for name, group in regimes.items()
-            if name != BASELINE
+            if name != plan.baseline(kind)
         }
-        for task in kinds
+        for task, kind in kinds.items()
     }
     _correct(differences, plan)
     left_out = _left_out(comparison, designs.get("leave_one_out"), regimes.get("multi_task"))
@@ -100,9 +108,17 @@ def weigh(
     found: dict[str, Any] = {
         "regimes": {name: _describe(group) for name, group in regimes.items()},
         "designs": {group.name: _describe(group) for group in (*designs.values(), *cut)},
-        "scores": {task: {name: _scores(task, group) for name, group in regimes.items()} for task in kinds},
+        "scores": {
+            task: {
+                name: {"reason": reason, "seeds": {}, "mean": None, "sd": None}
+                if (reason := group.lacks(task, kind))
+                else _scores(task, group)
+                for name, group in regimes.items()
+            }
+            for task, kind in kinds.items()
+        },
         "differences": differences,
-        "transfer": transfer.analyse(_probes(multi), pairs, tuple(kinds)) if multi is not None else {},
+        "transfer": transfer.analyse(_probes(multi), pairs, multi.models[0].tasks) if multi is not None else {},
         "leave_one_out": left_out,
         "learning_curve": _curve(curves, curve_task),
         "alarms": [alarm for group in groups for alarm in _alarms(group)],
@@ -140,7 +156,7 @@ class _Comparison:
 def _correct(differences: Mapping[str, dict[str, dict[str, Any]]], plan: Plan) -> None:
     """Holm's correction over the tasks of each regime, and the verdict that follows."""
     for regime in {name for by_regime in differences.values() for name in by_regime}:
-        for entry in _holm([by_regime[regime] for by_regime in differences.values()]):
+        for entry in _holm([one[regime] for one in differences.values() if regime in one]):
             sure = entry["p_holm"] < 1 - plan.level
             entry["verdict"] = "no difference shown" if not sure else "helps" if entry["difference"] > 0 else "hurts"
 

@@ -70,7 +70,7 @@ def run(folder: Path) -> None:
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
     config, data = (Config.parse(yaml.safe_load(job[name])) for name in ("config", "data"))
-    whole = load_corpus(data)
+    whole = load_corpus(data, any_family=True)
     corpus = restrict(whole, config)
     continued = (folder / RUN).exists()
     # What is not trained needs no dev: there is no other model to choose it from.

@@ -132,6 +132,9 @@ def _differences(study: Mapping[str, Any]) -> Section | None:
         "smallest true one that a study like this finds four times in five: no difference shown is not the same as no "
         "difference."
     )
+    for task in study["differences"]:
+        if (other := tables.baseline_of(study, task)) != study["plan"]["baseline_regime"]:
+            lead += f" No head can answer {task}: it is compared with {regime_label(other)} instead."
     exhibit = Exhibit(tables.differences(study), (Plate(plots.forest(study), note),))
     return Section("differences", "Does sharing help?", lead, (exhibit,))
 

@@ -8,8 +8,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from palmette.config import Config, Settings
 from palmette.errors import ConfigError
+from palmette.kinds import AnyKind, find_kind
 
 BASELINE = "single_task"  # what every other regime is compared with
+# A task without a head is compared with the first of these that a study has, the least trained one.
+WRITING = ("zero_shot", "few_shot", "text2text", "lora")
 Regime = Literal["single_task", "multi_task", "frozen", "sequential", "text2text", "zero_shot", "few_shot", "lora"]
 Design = Literal["pairs", "leave_one_out"]
 
@@ -50,6 +53,10 @@ class Plan(Settings):
     probes: int = Field(8, ge=0, description="Looks at the tasks' gradients over a multi-task run.")
     level: float = Field(0.95, gt=0, lt=1, description="Of the intervals; 1 - level is where a verdict is given.")
 
+    def baseline(self, kind: AnyKind) -> str:
+        """The regime that the others are compared with on a task."""
+        return BASELINE if kind.has_head else next(regime for regime in WRITING if regime in self.regimes)
+
     @model_validator(mode="after")
     def _fits(self) -> Plan:
         if any(not 0 < percent <= 100 for percent in self.curve):
@@ -78,8 +85,16 @@ class Plan(Settings):
             task = getattr(plan, name)
             if task is not None and task not in config.tasks:
                 raise ConfigError(f"{name}: {task!r} is not a task of the configuration: {', '.join(config.tasks)}")
-        if len(config.tasks) < 2:
-            raise ConfigError("tasks: a study compares sharing with not sharing, so it takes two tasks or more")
+        headed = [task for task, declared in config.tasks.items() if find_kind(declared.kind).has_head]
+        if len(config.tasks) < 2 or not headed:
+            raise ConfigError(
+                "tasks: a study compares sharing with not sharing, so it takes two tasks or more, and heads for one"
+            )
+        for task in config.tasks.keys() - headed if not set(WRITING) & set(plan.regimes) else ():
+            raise ConfigError(
+                f"{config.where('tasks', task, 'kind')}: {config.tasks[task].kind} has no head, so that none of the "
+                f"regimes can answer it: add one of {', '.join(WRITING)} (--regimes)"
+            )
         if "sequential" in plan.regimes and config.training.epochs < 2:
             raise ConfigError("training.epochs: the sequential regime spends half of them on each stage: 2 or more")
         if plan.examples is not None and plan.examples < config.training.epochs:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from palmette.study import drawing
 from palmette.study.drawing import GAIN, INK, LOSS, MUTED, Figure
-from palmette.study.tables import cosines
+from palmette.study.tables import against, baseline_of, cosines, shared
 from palmette.study.wording import compared, interval, number, points, regime_label, short, signed, signed_points
 
 
@@ -23,7 +23,7 @@ def forest(study: Mapping[str, Any]) -> Figure:
     with drawing.canvas(20 + len(differences) * (42 + 19 * len(regimes))) as canvas:
         panels = canvas.subplots(len(differences), 1, squeeze=False)[:, 0]
         for axes, (task, by_regime) in zip(panels, differences.items(), strict=True):
-            axes.set_title(task)
+            axes.set_title(against(study, task))
             reach = max(
                 map(abs, drawing.window([(100 * d["low"], 100 * d["high"]) for d in by_regime.values() if compared(d)]))
             )
@@ -31,7 +31,8 @@ def forest(study: Mapping[str, Any]) -> Figure:
             for place, regime in enumerate(regimes):
                 d = by_regime.get(regime, {})
                 if not compared(d):
-                    drawing.beside(axes, place, d.get("verdict", "no result"))
+                    missing = "baseline" if regime == baseline_of(study, task) else "no result"
+                    drawing.beside(axes, place, d.get("verdict", missing))
                     continue
                 _whisker(axes, place, d, style[regime], window)
                 drawing.beside(axes, place, f"{signed_points(d['difference'])} {interval(d['low'], d['high'])}")
@@ -91,8 +92,12 @@ def scores(study: Mapping[str, Any]) -> Figure:
             window = drawing.window(known, around=100 * middle if middle is not None else None)
             for place, regime in enumerate(plan["regimes"]):
                 _seeds(axes, place, seeds.get(regime, []), style[regime], window)
+                found = by_regime.get(regime, {})
+                if "reason" in found:
+                    drawing.beside(axes, place, found["reason"])
+                    continue
                 lost = len(plan["seeds"]) - len(seeds.get(regime, []))
-                mean = by_regime.get(regime, {}).get("mean")
+                mean = found.get("mean")
                 drawing.beside(axes, place, points(mean) + (f"  ({lost} failed)" if lost else ""))
             axes.set(xlim=window, ylim=(len(rows) - 0.5, -0.5))
             axes.grid(visible=True, axis="x")
@@ -128,7 +133,7 @@ def cost_quality(study: Mapping[str, Any], ledger: Mapping[str, Any]) -> Figure:
     baseline = plan["baseline_regime"]
     style = drawing.styles(plan["regimes"])
     gains: dict[str, list[float]] = {baseline: [0.0]}
-    for by_regime in study["differences"].values():
+    for by_regime in shared(study):
         for regime, d in by_regime.items():
             if compared(d):
                 gains.setdefault(regime, []).append(100 * d["difference"])

@@ -1,4 +1,7 @@
-"""The ways to train that a study compares, each as the models it takes. A regime is one function and one line below."""
+"""The ways to train that a study compares, each as the models it takes. A regime is one function and one line below.
+
+Models with heads answer the tasks that have some; those that write answer all.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from palmette.config import Config
+from palmette.kinds import find_kind
 from palmette.study.plan import Plan
 
 # What is tuned: setting -> (lowest, highest), searched on a logarithmic scale.
@@ -56,6 +60,7 @@ def only_tasks(config: Config, tasks: Sequence[str]) -> Config:
     for source in data["sources"]:
         source["labels"] = {task: label for task, label in source["labels"].items() if task in tasks}
     data["sources"] = [source for source in data["sources"] if source["labels"]]
+    data.pop("families", None)  # of other runs; they may name the tasks that go
     weights = {task: weight for task, weight in data["mixing"].get("weights", {}).items() if task in tasks}
     data["mixing"]["weights"] = weights
     if "baseline" in data:
@@ -96,6 +101,16 @@ class Setting:
         """All of them."""
         return tuple(self.config.tasks)
 
+    @property
+    def headed(self) -> tuple[str, ...]:
+        """Those that a head can answer."""
+        return tuple(task for task, declared in self.config.tasks.items() if find_kind(declared.kind).has_head)
+
+    @property
+    def trunk(self) -> Config:
+        """The configuration of the tasks that heads can answer."""
+        return self.config if self.headed == self.tasks else only_tasks(self.config, self.headed)
+
 
 def single_task(setting: Setting) -> list[ModelPlan]:
     """Fine-tuning: a trunk and a head for each task."""
@@ -105,14 +120,15 @@ def single_task(setting: Setting) -> list[ModelPlan]:
             adjusted(only_tasks(setting.config, [task]), {"training.epochs": setting.epochs[task]}),
             search=FINE_TUNING,
         )
-        for task in setting.tasks
+        for task in setting.headed
     ]
 
 
 def multi_task(setting: Setting) -> list[ModelPlan]:
     """One trunk, all tasks, trained together."""
-    config = adjusted(setting.config, {"training.probes": setting.plan.probes})
-    return [ModelPlan(setting.tasks, config, search=FINE_TUNING, keep=True)]
+    probes = setting.plan.probes if len(setting.headed) > 1 else 0
+    config = adjusted(setting.trunk, {"training.probes": probes})
+    return [ModelPlan(setting.headed, config, search=FINE_TUNING, keep=True)]
 
 
 def frozen(setting: Setting) -> list[ModelPlan]:
@@ -120,7 +136,7 @@ def frozen(setting: Setting) -> list[ModelPlan]:
 
     With nothing shared that learns, one model of all tasks is the same as one for each.
     """
-    return [ModelPlan(setting.tasks, adjusted(setting.config, {"trunk.frozen": True}), search=FEATURES)]
+    return [ModelPlan(setting.headed, adjusted(setting.trunk, {"trunk.frozen": True}), search=FEATURES)]
 
 
 def sequential(setting: Setting) -> list[ModelPlan]:
@@ -131,7 +147,7 @@ def sequential(setting: Setting) -> list[ModelPlan]:
     the second.
     """
     support = setting.plan.support
-    first_tasks = setting.tasks if support is None else (support,)
+    first_tasks = setting.headed if support is None else (support,)
     total = setting.config.training.epochs if support is None else setting.epochs[support]
     first = ModelPlan(
         first_tasks,
@@ -148,7 +164,7 @@ def sequential(setting: Setting) -> list[ModelPlan]:
             search=FINE_TUNING,
             start=first,
         )
-        for task in setting.tasks
+        for task in setting.headed
     ]
 
 

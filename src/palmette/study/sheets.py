@@ -30,6 +30,8 @@ def write_sheets(folder: Path, study: Study, ledger: Study) -> None:
 def _scores(study: Study) -> Iterator[Record]:
     for task, by_regime in study["scores"].items():
         for regime, found in by_regime.items():
+            if "reason" in found:
+                yield {"task": task, "regime": regime, "state": found["reason"]}
             for seed, value in found["seeds"].items():
                 state = "failed" if value is None else "done"
                 yield {"task": task, "regime": regime, "seed": seed, "test": value, "state": state}

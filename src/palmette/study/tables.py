@@ -106,6 +106,23 @@ def verdicts(study: Mapping[str, Any]) -> Table:
     return Table("What to do with each task", columns, (("", tuple(rows)),), frozenset(columns), cards=True)
 
 
+def baseline_of(study: Mapping[str, Any], task: str) -> str:
+    """The regime that the others are compared with on a task: the study's, but for tasks that no head answers."""
+    return str(study["tasks"].get(task, {}).get("baseline", study["plan"]["baseline_regime"]))
+
+
+def against(study: Mapping[str, Any], task: str) -> str:
+    """A task, and what its differences are to, where that is not what all others' are to."""
+    baseline = baseline_of(study, task)
+    return task if baseline == study["plan"]["baseline_regime"] else f"{task}, against {regime_label(baseline)}"
+
+
+def shared(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Differences of the tasks that are compared with the study's baseline: those that can be averaged."""
+    baseline = study["plan"]["baseline_regime"]
+    return [found for task, found in study["differences"].items() if baseline_of(study, task) == baseline]
+
+
 def differences(study: Mapping[str, Any]) -> Table:
     """What the forest plot draws, and what the verdicts rest on."""
     baseline = study["plan"]["baseline_regime"]
@@ -115,9 +132,12 @@ def differences(study: Mapping[str, Any]) -> Table:
     for task, by_regime in study["differences"].items():
         rows: list[Row] = []
         for regime in study["plan"]["regimes"]:
-            if regime == baseline:
+            if regime == baseline_of(study, task):
                 continue
             d = by_regime.get(regime, {})
+            if d.get("verdict") == "not answered":
+                rows.append((regime_label(regime), NOTHING, f"not answered: {d['reason']}", *[NOTHING] * 5))
+                continue
             if not compared(d):
                 rows.append(
                     (regime_label(regime), NOTHING, Cell(d.get("verdict", "no result"), "failed"), *[NOTHING] * 5)
@@ -135,7 +155,7 @@ def differences(study: Mapping[str, Any]) -> Table:
                     points(d["detectable"]),
                 )
             )
-        groups.append((task, tuple(rows)))
+        groups.append((against(study, task), tuple(rows)))
     caption = f"Differences to {regime_label(baseline)}, in points"
     return Table(caption, columns, tuple(groups), frozenset({"verdict"}))
 
@@ -149,6 +169,9 @@ def scores(study: Mapping[str, Any]) -> Table:
         rows: list[Row] = []
         for regime in study["plan"]["regimes"]:
             found = by_regime.get(regime, {"seeds": {}})
+            if "reason" in found:
+                rows.append((regime_label(regime), found["reason"], *[NOTHING] * (len(columns) - 2)))
+                continue
             each = [found["seeds"].get(str(seed)) for seed in seeds]
             rows.append(
                 (
@@ -247,7 +270,7 @@ def cost_quality(study: Mapping[str, Any], measured: Mapping[str, Any]) -> Table
     baseline = study["plan"]["baseline_regime"]
     rows: list[Row] = []
     for regime in study["plan"]["regimes"]:
-        found = [100 * d[regime]["difference"] for d in study["differences"].values() if compared(d.get(regime))]
+        found = [100 * d[regime]["difference"] for d in shared(study) if compared(d.get(regime))]
         values = [0.0] if regime == baseline else found
         cost = measured["regimes"].get(regime, {})
         rows.append(

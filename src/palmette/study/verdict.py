@@ -15,8 +15,9 @@ _RARE = 0.1  # share of the draws below which a task that loses may simply be se
 def recommend(plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:
     """What to ship: all tasks as one model, some of them apart, or one left out of the sharing altogether.
 
-    A task that sharing hurts is split off. One that others do better without, by more than it gains itself, is left
-    out. Where no difference is shown the task stays in, since one model costs less to host; the reason says how large a
+    A task that no head answers is none of the shared model's. A task that sharing hurts is split off. One that others
+    do better without, by more than it gains itself, is left out. Where no difference is shown the task stays in, since
+    one model costs less to host; the reason says how large a
     loss the study could have missed.
 
     Args:
@@ -29,7 +30,11 @@ def recommend(plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "multi_task" not in plan.regimes:
         return {}
-    tasks = {task: _decide(task, plan, found) for task in found["differences"]}
+    tasks = {
+        task: _decide(task, plan, found)
+        for task, by_regime in found["differences"].items()
+        if by_regime["multi_task"]["verdict"] != "not answered"
+    }
     by_decision = {
         decision: [task for task, entry in tasks.items() if entry["decision"] == decision]
         for decision in ("share", "split", "leave out", "undecided")

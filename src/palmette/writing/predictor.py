@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from palmette.predictor import AnyPredictor
 from palmette.types import Example, Prediction, Text
 from palmette.writing.prompts import CONTENT_FREE, Prompt
 from palmette.writing.writer import Heard, NextPieces, Request, Scorer, Writer
+
+Told = Callable[[int, str, str], None]  # number of an example, task, all of its text so far
 
 _SUBWORDS_A_WORD = 4  # room for what is written of a word: a number, a tag of a few subwords
 
@@ -45,7 +48,40 @@ class Usage:
         return asdict(self)
 
 
-class WritingPredictor(AnyPredictor):
+class Aloud(AnyPredictor):
+    """Answers by writing, here or in another process, and can be heard meanwhile."""
+
+    def render(self, example: Example, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
+        """Predictions as JSON, which has no NaN: what is written without a probability has no `confidence`."""
+        rendered = super().render(example, predictions)
+        for found in rendered["tasks"].values():
+            for part in (found, *found.get("spans", ())):
+                if not np.isfinite(part.get("confidence", 0.0)).all():
+                    del part["confidence"]
+        return rendered
+
+    def answer_aloud(
+        self, examples: Sequence[Example], tasks: Sequence[Sequence[str] | None], heard: Told
+    ) -> list[dict[str, Prediction]]:
+        """What `answer_each` answers, and meanwhile what is being written.
+
+        Args:
+            examples: the texts.
+            tasks: of each.
+            heard: is told, whenever an answer has grown, the example's number, the task, and all of the text so far.
+                Nothing is said of answers that are chosen by their likelihood, or known at their end only.
+        """
+        wanted = [self._taking(example, self.choose(chosen)) for example, chosen in zip(examples, tasks, strict=True)]
+        return self._run(examples, wanted, heard)
+
+    @abstractmethod
+    def _run(
+        self, examples: Sequence[Example], wanted: Sequence[Sequence[str]], heard: Told | None = None
+    ) -> list[dict[str, Prediction]]:
+        """Answers of each example to the tasks that are wanted of it, in that order."""
+
+
+class WritingPredictor(Aloud):
     """Answers by writing, or by the likelihood of each answer where there are few.
 
     Args:
@@ -92,34 +128,8 @@ class WritingPredictor(AnyPredictor):
         """What each task that was asked has cost."""
         return {task: usage.as_json() for task, usage in self.usage.items() if usage.examples}
 
-    def render(self, example: Example, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
-        """Predictions as JSON, which has no NaN: what is written without a probability has no `confidence`."""
-        rendered = super().render(example, predictions)
-        for found in rendered["tasks"].values():
-            for part in (found, *found.get("spans", ())):
-                if not np.isfinite(part.get("confidence", 0.0)).all():
-                    del part["confidence"]
-        return rendered
-
-    def answer_aloud(
-        self, examples: Sequence[Example], tasks: Sequence[Sequence[str] | None], heard: Callable[[int, str, str], None]
-    ) -> list[dict[str, Prediction]]:
-        """What `answer_each` answers, and meanwhile what is being written.
-
-        Args:
-            examples: the texts.
-            tasks: of each.
-            heard: is told, whenever an answer has grown, the example's number, the task, and all of the text so far.
-                Nothing is said of answers that are chosen by their likelihood, or known at their end only.
-        """
-        wanted = [self._taking(example, self.choose(chosen)) for example, chosen in zip(examples, tasks, strict=True)]
-        return self._run(examples, wanted, heard)
-
     def _run(
-        self,
-        examples: Sequence[Example],
-        wanted: Sequence[Sequence[str]],
-        heard: Callable[[int, str, str], None] | None = None,
+        self, examples: Sequence[Example], wanted: Sequence[Sequence[str]], heard: Told | None = None
     ) -> list[dict[str, Prediction]]:
         answers: list[dict[str, Prediction]] = [{} for _ in examples]
         for task in self.kinds:

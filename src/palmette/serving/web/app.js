@@ -35,6 +35,9 @@ async function loadModel() {
   say("Loading the tasks …");
   try {
     const [{ tasks }, model] = await Promise.all([ask("v1/tasks"), ask("v1/model")]);
+    for (const [task, { by_writer: apart }] of Object.entries(tasks)) {
+      if (apart && !(task in state.tasks)) state.off.add(task); // slow: only for those who want it
+    }
     state.tasks = tasks;
     showModel(model);
     showTasks();
@@ -76,6 +79,7 @@ function takes({ inputs, paired }, wanted) {
 
 const fitting = () => Object.keys(state.tasks).filter((task) => takes(state.tasks[task], shape()));
 const chosen = () => fitting().filter((task) => !state.off.has(task));
+const byWriter = (task) => state.tasks[task].by_writer === true; // tasks of two models are two requests
 
 /** The form for the tasks that this model has. */
 function showTasks() {
@@ -98,12 +102,19 @@ function showShape() {
 
 function drawChoice(task) {
   const change = (event) => {
-    if (event.target.checked) state.off.delete(task);
-    else state.off.add(task);
-    showChoice();
+    if (event.target.checked) {
+      for (const other of Object.keys(state.tasks)) if (byWriter(other) !== byWriter(task)) state.off.add(other);
+      state.off.delete(task);
+    } else state.off.add(task);
+    showBoxes();
   };
   const box = element("input", { type: "checkbox", value: task, checked: !state.off.has(task), onchange: change });
   return element("label", { class: "check" }, box, element("span", {}, element("bdi", {}, task), " ", element("small", {}, state.tasks[task].kind.replaceAll("_", " "))));
+}
+
+function showBoxes() {
+  for (const box of byId("task-list").querySelectorAll("input")) box.checked = !state.off.has(box.value);
+  showChoice();
 }
 
 function drawExample([name, text, pair]) {
@@ -139,7 +150,7 @@ function body() {
   const wanted = chosen();
   return {
     texts: [shape() === "paired" ? { text, text_pair: byId("pair").value } : text],
-    ...(wanted.length < fitting().length && { tasks: wanted }),
+    ...((wanted.length < fitting().length || wanted.some(byWriter)) && { tasks: wanted }),
     ...(byId("explain").checked && { explain: true }),
   };
 }
@@ -313,12 +324,12 @@ byId("stop").addEventListener("click", () => state.running?.abort());
 for (const radio of document.querySelectorAll("input[name=shape]")) radio.addEventListener("change", showShape);
 byId("all").addEventListener("click", () => {
   const some = chosen().length > 0;
+  const apart = fitting().every(byWriter);
   for (const task of fitting()) {
-    if (some) state.off.add(task);
+    if (some || byWriter(task) !== apart) state.off.add(task);
     else state.off.delete(task);
   }
-  for (const box of byId("task-list").querySelectorAll("input")) box.checked = !some;
-  showChoice();
+  showBoxes();
 });
 byId("explain").addEventListener("change", showSnippets);
 let later;
