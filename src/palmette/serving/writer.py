@@ -143,11 +143,9 @@ class _Child:
 
 def answer() -> None:
     """Be that process: answer what the socket asks, until it closes."""
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # a terminal or a service manager sends them to all: the server ends it
-        signal.signal(number, signal.SIG_IGN)
+    # A terminal or a service manager sends these to all: the server ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     load, path, log_text = connection.recv()
