@@ -234,13 +234,13 @@ class SequenceLabeling(Kind[Tags]):
     def support(
         self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None, prediction: Prediction
     ) -> Array:
-        """The probability of each tag; with a scheme, that of each span: of its least certain tag, as `render` says."""
+        """The probability of each tag; with a scheme, that of each span, as `render` says it (see `_sureness`)."""
         tags: Any = prediction.label
         path = [self._number[tag] for tag in tags]
         found = self.probabilities(windows)[np.arange(len(path)), path]
         if self.config.scheme is None:
             return found
-        return np.array([found[start:stop].min() for start, stop, _ in read_spans(tags, "iob2")])
+        return np.array([_sureness(found, start, stop) for start, stop, _ in read_spans(tags, "iob2")])
 
     def probabilities(self, windows: Sequence[tuple[Row, Array]]) -> NDArray[np.float64]:
         """Of each label at each word: [words, labels]."""
@@ -287,7 +287,7 @@ class SequenceLabeling(Kind[Tags]):
         return {((start, stop), kind) for start, stop, kind in read_spans(label, "iob2")}
 
     def claims(self, prediction: Prediction) -> list[Claim]:
-        """Each word's tag; with a scheme, each span, as sure as its least certain tag: all of them must be right."""
+        """Each word's tag; with a scheme, each span."""
         tags: Any = prediction.label
         found: Any = prediction.confidence
         means = self.calibration.means
@@ -295,10 +295,10 @@ class SequenceLabeling(Kind[Tags]):
             pairs = zip(enumerate(tags), means(found).tolist(), strict=True)
             return [Claim(item, value) for item, value in pairs if not np.isnan(value)]
         spans = read_spans(tags, "iob2")
-        weakest = means([min(found[start:stop]) for start, stop, _ in spans]).tolist()
+        sure = means([_sureness(found, start, stop) for start, stop, _ in spans]).tolist()
         return [
             Claim(((start, stop), kind), value)
-            for (start, stop, kind), value in zip(spans, weakest, strict=True)
+            for (start, stop, kind), value in zip(spans, sure, strict=True)
             if not np.isnan(value)
         ]
 
@@ -428,9 +428,16 @@ class SequenceLabeling(Kind[Tags]):
                     "end": places[stop - 1][1],
                     "text": text[places[start][0] : places[stop - 1][1]],
                     "words": [start, stop],
-                    # A span is right only if all of its tags are: the weakest of them bounds it.
-                    "confidence": round(self.calibration.mean(min(confidence[start:stop])), 4),
+                    "confidence": round(self.calibration.mean(_sureness(confidence, start, stop)), 4),
                 }
                 for start, stop, kind in read_spans(tags, "iob2")
             ],
         }
+
+
+def _sureness(confidence: Any, start: int, stop: int) -> float:
+    """How sure a span is: as its least certain tag, or as the tag behind it, which says that it ends there.
+
+    All of these must be right for the span to be; the least of them bounds it (LOG.md, 2026-11-26).
+    """
+    return float(min(confidence[start : stop + 1]))
