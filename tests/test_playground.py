@@ -11,6 +11,7 @@ import time
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NARROW NO-BREAK SPACE}%"
+    rounded = (100 * Decimal(str(share))).quantize(Decimal("0.1"), ROUND_HALF_UP)  # as browsers round
+    return f"{rounded}\N{NARROW NO-BREAK SPACE}%"
 
 
 TEXTS = [
