@@ -15,7 +15,7 @@ import palmette
 from fakes import tiny_corpora, tiny_language_model
 from palmette.config import LANGUAGE_MODEL, Config, TaskConfig
 from palmette.corpus import load_corpus
-from palmette.errors import ConfigError, RunError
+from palmette.errors import BundleError, ConfigError, RunError
 from palmette.kinds import find_kind
 from palmette.types import Example, Text
 from palmette.writing.constraints import Constraint
@@ -286,7 +286,7 @@ def test_what_cannot_be_done_with_it_is_said(tmp_path: Path) -> None:
     run = palmette.train(declared(tmp_path), tmp_path / "run")
     with pytest.raises(RunError, match="explain: the model writes its answers"):
         run.predict("a good film", explain=True)
-    with pytest.raises(RunError, match="no bundle can be written: its model writes its answers"):
+    with pytest.raises(BundleError, match="no bundle can be written: its model writes its answers"):
         palmette.export(tmp_path / "run", tmp_path / "bundle")
     bad = declared(tmp_path, prompting={"prompts": {"tone": {"input": "{words}"}}})
     with pytest.raises(ConfigError, match=r"prompting\.prompts\.tone\.input: .*'words'"):
