@@ -151,7 +151,7 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
 
 
 def _percent(share: float) -> str:
-    rounded = (100 * Decimal(str(share))).quantize(Decimal("0.1"), ROUND_HALF_UP)  # as browsers round
+    rounded = Decimal(100 * share).quantize(Decimal("0.1"), ROUND_HALF_UP)  # as browsers round
     return f"{rounded}\N{NARROW NO-BREAK SPACE}%"
 
 
