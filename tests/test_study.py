@@ -799,6 +799,14 @@ def with_summaries(folder: Path) -> Config:
     return Config.parse(data)
 
 
+def test_a_learning_curve_may_stand_beside_a_task_without_a_head(tmp_path: Path) -> None:
+    config = with_summaries(tmp_path)
+    plan = Plan.make(config, regimes=["zero_shot"], seeds=2, trials=1, curve=[50], curve_task="pos", probes=0)
+    study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    assert not [run["error"] for found in study["designs"].values() for run in found["runs"] if run["error"]]
+    assert {(point["percent"], point["regime"]) for point in study["learning_curve"]["points"]} >= {(50, "single_task")}
+
+
 def test_a_task_without_a_head_is_compared_with_the_least_trained_model_that_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

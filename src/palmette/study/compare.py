@@ -233,7 +233,7 @@ class _Study:
                 continue
             share = self.config.tasks[task].train_fraction * percent / 100
             config = adjusted(self.config, {f"tasks.{task}.train_fraction": share})
-            setting = self._setting(config, load_corpus(config, strict=strict))
+            setting = self._setting(config, load_corpus(config, strict=strict, any_family=True))
             for name, group in regimes.items():
                 models = [
                     replace(model, config=adjusted(model.config, group.settings(model)), keep=False)
