@@ -154,7 +154,8 @@ def read_sources(config: Config, *, strict: bool = False, fields: frozenset[str]
     classes = task_kinds(config)
     check_language(config.language, config.where("language"))
     for number, source in enumerate(config.sources):
-        check_language(source.language or config.language, config.where("sources", number, "language"))
+        if source.language is not None:
+            check_language(source.language, config.where("sources", number, "language"))
     reports = {split: SplitReport() for split in SPLITS}
     examples: dict[str, dict[Split, list[Example]]] = {}
     for name, source in zip(source_names(config.sources), config.sources, strict=True):

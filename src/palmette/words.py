@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from palmette.errors import ConfigError, MissingExtraError
@@ -158,12 +160,15 @@ def check_language(language: str, where: str) -> None:
     Raises:
         ConfigError: it does not, with where the language is given.
     """
-    try:
-        from spacy.util import get_lang_class
-    except ImportError:
+    spec = find_spec("spacy")  # imports nothing: spaCy takes seconds, and most sources need no words found
+    if spec is None or not spec.submodule_search_locations:
         return
+    if re.fullmatch(r"\w+", language) and (Path(spec.submodule_search_locations[0]) / "lang" / language).is_dir():
+        return
+    from spacy.util import get_lang_class
+
     try:
-        get_lang_class(language)
+        get_lang_class(language)  # by another name, or from another package
     except ImportError as error:
         raise ConfigError(f"{where}: spaCy has no word rules for {language!r}: give a code such as en") from error
 
