@@ -9,7 +9,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -151,25 +149,28 @@ def commit() -> str:
     return f"{head}-dirty" if changed else head
 
 
+def fill(page: Path, name: str, written: str) -> None:
+    """Put text into the block of a page between `<!-- name:begin -->` and `<!-- name:end -->`."""
+    first, last = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begin, rest = page.read_text(encoding="utf-8").partition(first)
+    _, end, after = rest.partition(last)
+    if not begin or not end:
+        raise SystemExit(f"{page}: has no block between {first} and {last}")
+    page.write_text(f"{before}{first}\n\n{written}\n\n{last}{after}", encoding="utf-8")
+
+
 def _git(*arguments: str) -> str:
     found = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=False)
     return found.stdout.strip() if found.returncode == 0 else ""
 
 
 def _machine(threads: int) -> dict[str, Any]:
-    cpu = platform.processor() or "unknown"
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        names = [line for line in information.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from palmette.machine import hardware
+
+    found = hardware()
     return {
-        "cpu": cpu,
-        "cores": cores,
+        **{name: found[name] for name in ("cpu", "cores", "torch", "python", "system")},
         "threads": threads,
-        "torch": version("torch"),
-        "python": platform.python_version(),
-        "system": platform.system(),
         "load": [round(value, 2) for value in os.getloadavg()],
     }
 

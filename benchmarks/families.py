@@ -38,7 +38,6 @@ _TESTED = 300  # test examples of each task
 _MOST = {"text2text": 1500, "few_shot": 1500, "lora": 500}
 _FAMILIES = ("multi_task", "single_task", "frozen", "zero_shot", "few_shot", "lora", "text2text")
 _SEEDS = (1, 2)  # where something is trained
-_BEGIN, _END = "<!-- families:begin -->", "<!-- families:end -->"
 
 
 def main() -> None:
@@ -84,7 +83,7 @@ def main() -> None:
     if arguments.into is None:
         common.log(written)
     else:
-        fill(arguments.into, written)
+        common.fill(arguments.into, "families", written)
 
 
 def identify(example: Example) -> str:
@@ -115,15 +114,9 @@ def plans(family: str, config: Config, corpus: Corpus) -> list[ModelPlan]:
     """The models of a family, as a study has them, on at most so many training examples of each task."""
     from palmette.mixing import Mixing, sampling_rates
     from palmette.study.plan import Plan
-    from palmette.study.regimes import REGIMES, Setting, adjusted
+    from palmette.study.regimes import REGIMES, Setting, adjusted, epochs_alone
 
-    training = config.training
-    tasks = list(config.tasks)
-    # As in a study: alone, a task is seen as often as the mix draws it.
-    mixing = Mixing(
-        corpus.splits["train"], tasks=tasks, config=config.mixing, epochs=training.epochs, seed=training.seed
-    )
-    epochs = {task: max(1, round(training.epochs * rate)) for task, rate in sampling_rates(mixing).items()}
+    epochs = epochs_alone(config, sampling_rates(Mixing.of(config, corpus.splits["train"])))
     if family in _MOST:
         labelled = corpus.reports["train"].labelled
         fractions = {
@@ -291,15 +284,6 @@ def _by_task(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, 
     for cell in cells:
         found.setdefault(str(cell["task"]), []).append(cell)
     return found
-
-
-def fill(page: Path, written: str) -> None:
-    """Put the table into the block of a page."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise SystemExit(f"{page}: has no block between {_BEGIN} and {_END}")
-    page.write_text(f"{before}{_BEGIN}\n\n{written}\n\n{_END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

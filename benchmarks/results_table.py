@@ -16,8 +16,6 @@ from typing import Any
 
 import common
 
-_BEGIN, _END = "<!-- results:begin -->", "<!-- results:end -->"
-
 
 def main() -> None:
     """Print the table."""
@@ -36,12 +34,7 @@ def main() -> None:
     if arguments.into is None:
         print(table(shown))
         return
-    page = arguments.into.read_text(encoding="utf-8")
-    before, begin, rest = page.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise SystemExit(f"{arguments.into}: has no block between {_BEGIN} and {_END}")
-    arguments.into.write_text(f"{before}{_BEGIN}\n\n{table(shown)}\n\n{_END}{after}", encoding="utf-8")
+    common.fill(arguments.into, "results", table(shown))
 
 
 def newest(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

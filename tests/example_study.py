@@ -274,7 +274,12 @@ def example_study() -> dict[str, Any]:
             "commit": "db61518",
         },
         "tasks": {
-            task: {"kind": kind, "metric": metric, "examples": {"train": size, "dev": 2001, "test": 2077}}
+            task: {
+                "kind": kind,
+                "metric": metric,
+                "baseline": "single_task",
+                "examples": {"train": size, "dev": 2001, "test": 2077},
+            }
             for task, (kind, metric, size) in TASKS.items()
         },
         "regimes": {regime: _regime(regime, rng) for regime in REGIMES},

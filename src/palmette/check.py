@@ -199,13 +199,7 @@ def check(config: Config, *, strict: bool = False, encoder: TextEncoder | None) 
         check_family(config)
     sources = read_sources(config, strict=strict)
     corpus = assemble(config, sources)
-    mixing = Mixing(
-        corpus.splits["train"],
-        tasks=list(config.tasks),
-        config=config.mixing,
-        epochs=config.training.epochs,
-        seed=config.training.seed,
-    )
+    mixing = Mixing.of(config, corpus.splits["train"])
     draws = sampling_rates(mixing)
     sizes = {split: _sizes(examples, encoder) for split, examples in corpus.splits.items()}
     conflicts = _conflicts(corpus, sources)

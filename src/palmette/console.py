@@ -211,7 +211,7 @@ def show_study(console: Console, study: Mapping[str, Any]) -> None:
     for regime in regimes:
         table.add_column(regime, justify="right")
     for task, by_regime in study["differences"].items():
-        baseline = study["tasks"][task].get("baseline", study["plan"]["baseline_regime"])
+        baseline = study["tasks"][task]["baseline"]
         mean = study["scores"][task][baseline]["mean"]
         first = "failed" if mean is None else f"{100 * mean:.2f}"
         if baseline != study["plan"]["baseline_regime"]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from palmette.config import MixingConfig
+from palmette.config import Config, MixingConfig
 from palmette.types import Example
 
 Signature = tuple[str, ...]
@@ -41,6 +41,13 @@ class Mixing:
         self._groups = {signature: np.array(groups[signature]) for signature in sorted(groups)}
         self.labelled = {task: sum(task in example.labels for example in examples) for task in tasks}
         self.total = len(examples)
+
+    @classmethod
+    def of(cls, config: Config, examples: Sequence[Example]) -> Mixing:
+        """The mixing of a configuration's training examples."""
+        training = config.training
+        tasks = list(config.tasks)
+        return cls(examples, tasks=tasks, config=config.mixing, epochs=training.epochs, seed=training.seed)
 
     def shares(self, epoch: int) -> dict[str, float]:
         """Each task's share of the draws, summing to 1, were no example labelled for two tasks."""

@@ -234,13 +234,7 @@ class Loop:
         self.learner = learner
         self.train_examples = corpus.splits["train"]
         self.dev_examples = evaluation.spread(corpus.splits["dev"], self.kinds, self.training.dev_examples)
-        self.mixing = Mixing(
-            self.train_examples,
-            tasks=list(self.kinds),
-            config=config.mixing,
-            epochs=self.training.epochs,
-            seed=self.training.seed,
-        )
+        self.mixing = Mixing.of(config, self.train_examples)
         self.weights = {task: declared.weight for task, declared in config.tasks.items()}
         self.bare = learner.model
         self.model = accelerator.prepare(learner.model)

@@ -76,17 +76,10 @@ class Service:
         self.follower = self._start_following()
         self.reviews = self._open_reviews()
         self.watcher = self._watch()
-        self.batcher = Batcher(
-            self.metrics,
-            Gallery(self._observers(), self.metrics, reads=self._reads),
-            batch_tokens=settings.batch_tokens,
-            queue_tokens=settings.queue_tokens,
-            queue_seconds=settings.queue_seconds,
-            longest_wait=settings.longest_wait,
-            workers=settings.workers,
-        )
+        gallery = Gallery(self._observers(), self.metrics, reads=self._reads)
+        self.batcher = self._new_batcher(gallery, workers=settings.workers)
         # With a queue of its own: whoever waits for the writer holds up nobody else.
-        self._written = self._writing_batcher() if self.writer is not None else None
+        self._written = self._new_batcher() if self.writer is not None else None
         self.draining = False
         self.end_by = math.inf
 
@@ -161,13 +154,15 @@ class Service:
             )
         return Served.of(Answerer(dict(predictor.kinds), predictor), path)
 
-    def _writing_batcher(self) -> Batcher:
+    def _new_batcher(self, gallery: Gallery | None = None, *, workers: int = 1) -> Batcher:
         return Batcher(
             self.metrics,
+            gallery,
             batch_tokens=self.settings.batch_tokens,
             queue_tokens=self.settings.queue_tokens,
             queue_seconds=self.settings.queue_seconds,
             longest_wait=self.settings.longest_wait,
+            workers=workers,
         )
 
     @staticmethod

@@ -25,7 +25,7 @@ from palmette.study.evidence import Group, Trial, weigh
 from palmette.study.execute import Engine, Processes, Result, Store
 from palmette.study.jobs import Job
 from palmette.study.plan import Plan
-from palmette.study.regimes import REGIMES, ModelPlan, Setting, adjusted, only_tasks
+from palmette.study.regimes import REGIMES, ModelPlan, Setting, adjusted, epochs_alone, only_tasks
 from palmette.study.report import VERSION, write_report
 
 STUDY, LEDGER, CONFIG = "study.json", "ledger.json", "config.yaml"
@@ -151,25 +151,17 @@ class _Study:
 
     def _setting(self, config: Config, corpus: Corpus) -> Setting:
         """What the regimes are made from; a task alone sees its examples as often as the mix draws them."""
-        training = config.training
-        mixing = Mixing(
-            corpus.splits["train"],
-            tasks=list(config.tasks),
-            config=config.mixing,
-            epochs=training.epochs,
-            seed=training.seed,
-        )
+        mixing = Mixing.of(config, corpus.splits["train"])
         rates = sampling_rates(mixing)
         for task, rate in rates.items():
-            drawn = round(training.epochs * rate * mixing.labelled[task])
+            drawn = round(config.training.epochs * rate * mixing.labelled[task])
             if self.plan.examples is not None and drawn > self.plan.examples:
                 raise ConfigError(
                     f"--budget: at most {self.plan.examples} examples of a task, but mixing draws {drawn} of {task}: "
                     f"lower its share (mixing.kind {config.mixing.kind}) or allow more"
                 )
-        epochs = {task: max(1, round(training.epochs * rate)) for task, rate in rates.items()}
         # Probes are of the plan, which gives them to the multi-task model.
-        return Setting(adjusted(config, {"training.probes": 0}), self.plan, epochs)
+        return Setting(adjusted(config, {"training.probes": 0}), self.plan, epochs_alone(config, rates))
 
     def _job(
         self, model: ModelPlan, seed: int, settings: Mapping[str, float], *, test: bool, data: Config | None = None

@@ -112,6 +112,16 @@ class Setting:
         return self.config if self.headed == self.tasks else only_tasks(self.config, self.headed)
 
 
+def epochs_alone(config: Config, rates: Mapping[str, float]) -> dict[str, int]:
+    """How often each task's examples are seen by a model of that task alone, to draw what the mix draws.
+
+    Args:
+        config: of the mix.
+        rates: how often an epoch of the mix draws each example of a task (`palmette.mixing.sampling_rates`).
+    """
+    return {task: max(1, round(config.training.epochs * rate)) for task, rate in rates.items()}
+
+
 def single_task(setting: Setting) -> list[ModelPlan]:
     """Fine-tuning: a trunk and a head for each task."""
     return [

@@ -108,7 +108,7 @@ def verdicts(study: Mapping[str, Any]) -> Table:
 
 def baseline_of(study: Mapping[str, Any], task: str) -> str:
     """The regime that the others are compared with on a task: the study's, but for tasks that no head answers."""
-    return str(study["tasks"].get(task, {}).get("baseline", study["plan"]["baseline_regime"]))
+    return str(study["tasks"][task]["baseline"])
 
 
 def against(study: Mapping[str, Any], task: str) -> str:

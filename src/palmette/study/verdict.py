@@ -17,8 +17,7 @@ def recommend(plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:
 
     A task that no head answers is none of the shared model's. A task that sharing hurts is split off. One that others
     do better without, by more than it gains itself, is left out. Where no difference is shown the task stays in, since
-    one model costs less to host; the reason says how large a
-    loss the study could have missed.
+    one model costs less to host; the reason says how large a loss the study could have missed.
 
     Args:
         plan: of the study.

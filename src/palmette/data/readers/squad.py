@@ -140,9 +140,8 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 def _line(content: str, place: Place) -> int:
     """The line where a value of a valid JSON document begins."""
-    path: list[
-        str | int | None
-    ] = []  # the key in each object around, None before it is read; the position in each list
+    # Of each object around, the key that is being read, None in front of it; of each list, the position.
+    path: list[str | int | None] = []
     for token in _TOKEN.finditer(content):
         text = token[0]
         if text in ":]}":
