@@ -9,9 +9,11 @@ install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	# What torch needs differs from build to build, so it is resolved; all else is pinned, and pip has nothing to search for.
-	$(PIP) -c constraints.txt torch
-	$(PIP) --no-deps -r constraints.txt
+	# What torch needs differs from build to build, so pip resolves it, from wherever pip is told to look.
+	$(PIP) -c constraints.txt torch uv
+	# All else is pinned: nothing to search for, and uv brings it several times sooner than pip.
+	UV_DEFAULT_INDEX=$${PIP_INDEX_URL:-https://pypi.org/simple} \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r constraints.txt
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
