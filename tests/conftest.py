@@ -45,6 +45,11 @@ hypothesis.settings.register_profile("palmette", deadline=None, derandomize=True
 hypothesis.settings.load_profile("palmette")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first: last, one process would run it while the other has nothing left to do."""
+    items.sort(key=lambda item: item.path.name != "test_story.py")
+
+
 @pytest.fixture(scope="session")
 def forked() -> Any:
     """Makes processes cheaply: forked from a clean one that has imported everything and computed nothing."""

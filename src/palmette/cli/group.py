@@ -1,0 +1,57 @@
+"""The command itself, and what its parts share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from palmette import __version__
+from palmette.errors import PalmetteError, RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class _Group(click.Group):
+    """Turns a user's mistake into one message and exit code 2, never a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PalmetteError as error:
+            click.echo(f"palmette: {error}", err=True)
+            ctx.exit(2)
+        except BrokenPipeError:
+            # The reader of our output (head, less) has seen enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+        except KeyboardInterrupt:
+            click.echo("palmette: interrupted; palmette train … --resume goes on from the last checkpoint", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="palmette")
+def main() -> None:
+    """One model for many text tasks: train, prove, ship, operate."""
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """A console of Rich on standard output, or error, that colours nothing by itself."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def only_with_ray(**options: object) -> None:
+    """Refuse options that were given (are not None) although they are for `--engine ray`.
+
+    Raises:
+        RunError: naming the first.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise RunError(f"--{name} {value}: is for --engine ray")
