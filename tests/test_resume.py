@@ -235,13 +235,13 @@ class TestResuming:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_moments(runs: Runs, uninterrupted: tuple[Any, ...], tmp_path: Path, seed: int) -> None:
-    """Fresh interpreters, killed from outside after a random time, six times a run."""
+    """The command in fresh interpreters, killed from outside after a random time, six times a run."""
     rng = random.Random(seed)  # noqa: S311
     out = tmp_path / "run"
-    command = [sys.executable, str(Path(__file__).with_name("workers.py")), str(runs.config), str(out), "--resume"]
+    command = [sys.executable, "-m", "palmette.cli", "train", str(runs.config), "--out", str(out), "--resume"]
     kills = 0
     for _ in range(20):
-        process = subprocess.Popen(command)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         # From the folder's first file on: what comes before is imports and reading.
         deadline = time.monotonic() + LIMIT
         before = _progress(out)
@@ -257,7 +257,7 @@ def test_killed_at_random_moments(runs: Runs, uninterrupted: tuple[Any, ...], tm
         if kills == 6:
             break
     assert kills >= 2
-    subprocess.run(command, check=True, timeout=LIMIT)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=LIMIT)
     assert result(out) == uninterrupted
     assert_tidy(out)
 
