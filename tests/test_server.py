@@ -171,7 +171,7 @@ def test_requests_of_different_tasks_share_a_batch(connect: Connect) -> None:
     assert client.value("palmette_latency_seconds_count", task="ner") == 3
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit
