@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from palmette import __version__
-from palmette.errors import PalmetteError, RunError
+from palmette.errors import PalmetteError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,18 +40,7 @@ def main() -> None:
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    """A console of Rich on standard output, or error, that colours nothing by itself."""
+    """A console on standard output, or on standard error, that colours only what it is told to."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
-
-
-def only_with_ray(**options: object) -> None:
-    """Refuse options that were given (are not None) although they are for `--engine ray`.
-
-    Raises:
-        RunError: naming the first.
-    """
-    for name, value in options.items():
-        if value is not None:
-            raise RunError(f"--{name} {value}: is for --engine ray")

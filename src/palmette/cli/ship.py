@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from palmette.cli.group import main, only_with_ray, open_console
+from palmette.cli.group import main, open_console
 from palmette.errors import MissingExtraError, RunError
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def predict(
             raise RunError("--engine ray: is for --input FILE and --output FILE")
         _predict_on_ray(model, section, output, replicas=replicas, threads=threads or 1, tasks=chosen, keep=keep)
         return
-    only_with_ray(replicas=replicas)
+    _only_with_ray(replicas=replicas)
     loaded = load(model, threads=threads)
     given = (Row(f"text {n}", text) for n, text in enumerate(texts, 1)) if section is None else read_rows(section)
     if output is not None:
@@ -263,10 +263,16 @@ def serve(
             raise RunError("--writer: each replica would start one; serve it by a server of its own")
         run_replicas(model, settings, Replicas.parse(replicas or "1", threads=threads or 1, ongoing=ongoing or 16.0))
         return
-    only_with_ray(replicas=replicas, ongoing=ongoing)
+    _only_with_ray(replicas=replicas, ongoing=ongoing)
     from palmette import load
 
     run_server(partial(load, threads=threads), model, settings)
+
+
+def _only_with_ray(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise RunError(f"--{name} {value}: is for --engine ray")
 
 
 @main.group()
