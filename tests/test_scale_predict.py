@@ -135,7 +135,7 @@ def test_a_bad_row_loses_nothing_that_was_answered(bundled: Path, source: Path, 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_too_small_a_cluster_and_an_empty_file(bundled: Path, source: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="the workers need 64 CPUs; this Ray cluster has 2"):
+    with pytest.raises(RunError, match="the workers need 64 CPUs; this Ray cluster has 2: ask for fewer"):
         predict(bundled, Section(source, "jsonl"), tmp_path / "out.jsonl", replicas=Replicas(8, 8), threads=8)
     (tmp_path / "in.txt").write_bytes(b"")
     assert predict(bundled, Section(tmp_path / "in.txt", "text"), tmp_path / "empty.jsonl") == Counts()

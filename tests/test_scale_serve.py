@@ -22,8 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import palmette
 from palmette.cli import main
+from palmette.cluster import import_ray
 from palmette.errors import ConfigError, MissingExtraError
-from palmette.scale.cluster import import_ray
 from palmette.scale.exposition import merge
 from palmette.scale.replicas import Replicas
 from palmette.serving.keys import hash_key

@@ -598,13 +598,16 @@ def comparable(folder: Path) -> str:
 
 @pytest.mark.slow
 def test_processes_and_ray_give_the_same_study(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="palmette[ray] is not installed")
+    ray = pytest.importorskip("ray", reason="palmette[ray] is not installed")
     config = small(tmp_path, ("pos", "tone"))
     plan = Plan.make(config, regimes=["sequential"], support="pos", seeds=1, trials=1)
     engines: dict[str, Engine] = {"one": Processes(1), "two": Processes(2), "ray": Ray(threads=1)}
     for name, engine in engines.items():
         compare(config, tmp_path / name, plan=plan, engine=engine, threads=1)
     assert comparable(tmp_path / "one") == comparable(tmp_path / "two") == comparable(tmp_path / "ray")
+    assert not ray.is_initialized(), "what the study started has ended with it"
+    with pytest.raises(RunError, match=r"the study's jobs need 1000 CPUs; this Ray cluster has \d+: ask for fewer"):
+        Ray(threads=1000).run([tmp_path], print)
 
 
 def test_a_run_that_ray_loses_has_failed_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -617,6 +620,10 @@ def test_a_run_that_ray_loses_has_failed_and_the_others_go_on(tmp_path: Path, mo
         @staticmethod
         def is_initialized() -> bool:
             return True
+
+        @staticmethod
+        def cluster_resources() -> dict[str, float]:
+            return {"CPU": 1.0}
 
         @staticmethod
         def remote(**_: Any) -> Callable[[Any], Any]:

@@ -16,8 +16,8 @@ from palmette.bulk.columns import columns_of
 from palmette.bulk.local import Counts
 from palmette.bulk.parts import PART, Parts, cut
 from palmette.bulk.rows import Section, form_of
+from palmette.cluster import connected, import_ray
 from palmette.errors import PalmetteError, ReadError, RunError
-from palmette.scale.cluster import connected, import_ray
 from palmette.scale.replicas import Replicas
 from palmette.serving.model import Served
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from palmette import load
+from palmette.cluster import connected, import_ray
 from palmette.errors import RunError
-from palmette.scale.cluster import connected, import_ray
 from palmette.scale.replicas import Replicas
 from palmette.serving import logs
 from palmette.serving.keys import Keys

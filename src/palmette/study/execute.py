@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from palmette.checkpoint import RunFolder, write_atomically
-from palmette.errors import MissingExtraError
+from palmette.cluster import connected, import_ray
 from palmette.study.job import ERROR, JOB, PARTS, RESULT, RUN
 from palmette.study.jobs import Job, in_order
 
@@ -165,38 +165,32 @@ class Processes:
 
 @dataclass(frozen=True)
 class Ray:
-    """Jobs on a Ray cluster whose machines see the study's folder and the data at the same paths.
+    """Jobs on a Ray cluster (see `connected`) whose machines see the study's folder and the data at the same paths.
 
     Attributes:
-        address: of the cluster; None: the one that RAY_ADDRESS names, else one is started on this machine.
         threads: CPUs that each job asks for.
         gpus: that each job asks for (a fraction shares one).
     """
 
-    address: str | None = None
     threads: int = 1
     gpus: float = 0.0
 
     def run(self, folders: Sequence[Path], done: Callable[[Path], None]) -> None:
         """See `Engine`."""
-        try:
-            import ray
-        except ImportError as error:
-            raise MissingExtraError("ray", "ray") from error
-        if not ray.is_initialized():
-            ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
-        remote = ray.remote(num_cpus=self.threads, num_gpus=self.gpus)(run_in_child)
-        waiting = {remote.remote(place.resolve()): place for place in folders}
-        while waiting:
-            ready, _ = ray.wait(list(waiting), num_returns=1)
-            for reference in ready:
-                place = waiting.pop(reference)
-                try:
-                    ray.get(reference)
-                except ray.exceptions.RayError as error:  # its machine is gone, or does not see the folder
-                    last = str(error).strip().splitlines()[-1]
-                    (place / ERROR).write_text(f"lost by Ray: {last[:300]}\n", encoding="utf-8")
-                done(place)
+        ray = import_ray()
+        with connected(cpus=self.threads, what="the study's jobs"):
+            remote = ray.remote(num_cpus=self.threads, num_gpus=self.gpus)(run_in_child)
+            waiting = {remote.remote(place.resolve()): place for place in folders}
+            while waiting:
+                ready, _ = ray.wait(list(waiting), num_returns=1)
+                for reference in ready:
+                    place = waiting.pop(reference)
+                    try:
+                        ray.get(reference)
+                    except ray.exceptions.RayError as error:  # its machine is gone, or does not see the folder
+                        last = str(error).strip().splitlines()[-1]
+                        (place / ERROR).write_text(f"lost by Ray: {last[:300]}\n", encoding="utf-8")
+                    done(place)
 
 
 def engine_named(name: Literal["processes", "ray"], *, jobs: int, threads: int) -> Engine:

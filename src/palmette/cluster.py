@@ -45,7 +45,9 @@ def connected(*, cpus: int, what: str) -> Iterator[None]:
     try:
         found = int(ray.cluster_resources().get("CPU", 0))
         if found < cpus:
-            raise RunError(f"{what} need {cpus} CPUs; this Ray cluster has {found}: give --replicas or --threads less")
+            raise RunError(
+                f"{what} need {cpus} CPUs; this Ray cluster has {found}: ask for fewer (--threads, --replicas)"
+            )
         yield
     finally:
         if ours:
