@@ -101,19 +101,14 @@ def collate(
             targets, every task that takes it (prediction).
         wanted: when predicting, the tasks to prepare of each example of the dataset instead.
     """
-    width = max(map(len, rows))
-    shape = (len(rows), width)
+    lengths = np.array([len(row) for row in rows])
+    width = int(lengths.max())
     inputs = {
-        "input_ids": np.full(shape, pad, dtype=np.int64),
-        "attention_mask": np.zeros(shape, dtype=np.int64),
-        "token_type_ids": np.zeros(shape, dtype=np.int64),
-        "casing": np.zeros(shape, dtype=np.int64),
+        "input_ids": _padded([row.ids for row in rows], width, filler=pad),
+        "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int64),
+        "token_type_ids": _padded([row.types for row in rows], width),
+        "casing": _padded([row.casing for row in rows], width),
     }
-    for number, row in enumerate(rows):
-        inputs["input_ids"][number, : len(row)] = row.ids
-        inputs["attention_mask"][number, : len(row)] = 1
-        inputs["token_type_ids"][number, : len(row)] = row.types
-        inputs["casing"][number, : len(row)] = row.casing
     tasks = {}
     for task, kind in kinds.items():
         chosen = [
@@ -126,6 +121,16 @@ def collate(
         if chosen:
             tasks[task] = _task_batch(task, kind, chosen, dataset, width=width, labelled=labelled)
     return Batch(inputs, tasks, rows)
+
+
+def _padded(parts: Sequence[Array], width: int, *, filler: int = 0) -> Array:
+    """[rows, width]; of a single row, which needs no padding, the same memory."""
+    if len(parts) == 1:
+        return parts[0][np.newaxis]
+    padded = np.full((len(parts), width), filler, dtype=np.int64)
+    for number, part in enumerate(parts):
+        padded[number, : len(part)] = part
+    return padded
 
 
 def _carries(task: str, kind: AnyKind, example: Example, labelled: bool, wanted: Collection[str] | None) -> bool:

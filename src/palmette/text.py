@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import lru_cache
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ CASINGS: tuple[str, ...] = ("lower or uncased", "capitalised", "all capitals", "
 _MASKS = ("[MASK]", "<mask>")
 
 
+@lru_cache(maxsize=1 << 14)  # most words of a text are common ones; some 2 MB
 def casing(word: str) -> int:
     """Index into `CASINGS` of a word's shape."""
     if word.islower():  # most words
@@ -43,6 +45,8 @@ def casing(word: str) -> int:
 class Subwords:
     """A text in subwords, without special tokens. Every word has at least one.
 
+    Lists, for a sentence has two dozen: plain Python is done with them before NumPy has begun (LOG.md, 2026-11-27).
+
     Attributes:
         ids: [subwords] vocabulary ids.
         word: [subwords] which word each belongs to, ascending.
@@ -51,11 +55,11 @@ class Subwords:
         first: [words] index of each word's first subword.
     """
 
-    ids: IntArray
-    word: IntArray
+    ids: list[int]
+    word: list[int]
     offsets: IntArray
-    casing: IntArray
-    first: IntArray
+    casing: list[int]
+    first: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +131,10 @@ def windows(first: Sequence[int] | IntArray, total: int, *, limit: int, overlap:
     Returns:
         At least one window. Every word is answered for by exactly one: the one that shows more context.
     """
-    bounds = np.append(np.asarray(first, dtype=np.int64), total)  # [words + 1]
-    count = len(bounds) - 1
+    count = len(first)
     if total <= limit:
         return [_Window(0, count, 0, count, 0, total, cut=False)]
+    bounds = np.append(np.asarray(first, dtype=np.int64), total)  # [words + 1]
     ranges: list[tuple[int, int]] = []
     start = 0
     while True:
@@ -203,33 +207,38 @@ class TextEncoder:
             for text, encoding in zip(texts, encodings, strict=True)
         ]
 
-    def _align(self, text: Text, ids: list[int], offsets: list[tuple[int, int]], *, keep: bool) -> Subwords:
+    def _align(self, text: Text, ids: list[int], pieces: list[tuple[int, int]], *, keep: bool) -> Subwords:
+        """Which word each subword belongs to: `pieces` are their characters in the joined text."""
         count = len(text.words)
         if count == 0:
-            empty = np.zeros(0, dtype=np.int64)
-            return Subwords(empty, empty, np.zeros((0, 2), dtype=np.int64), empty, empty)
-        lengths = np.fromiter(map(len, text.words), dtype=np.int64, count=count)
-        stops = np.cumsum(lengths + 1) - 1  # where the words stand in the joined text
-        starts = stops - lengths
-        pieces = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-        # The end decides: some tokenizers count the space before a word to it, as a part of its first subword or
-        # as a subword of its own.
-        word = np.searchsorted(starts, pieces[:, 1], side="right") - 1
-        ids_array = np.array(ids, dtype=np.int64)
-        missing = np.flatnonzero(np.bincount(word, minlength=count) == 0)
-        if len(missing):
+            return Subwords([], [], np.zeros((0, 2), dtype=np.int64), [], [])
+        # Where each word starts in the joined text, and where one behind the last would.
+        starts = list(accumulate((len(word) + 1 for word in text.words), initial=0))
+        words: list[int] = []
+        current = -1
+        for _, end in pieces:
+            # The end decides: some tokenizers count the space before a word to it, as a part of its first subword or
+            # as a subword of its own.
+            while starts[current + 1] <= end:
+                current += 1
+            words.append(current)
+        if len(found := set(words)) < count:
             # A word that normalisation leaves empty (a variation selector, a blank token) still needs an answer.
-            at = np.searchsorted(word, missing, side="left")
-            ids_array = np.insert(ids_array, at, self._filler)
-            word = np.insert(word, at, missing)
-            pieces = np.insert(pieces, at, np.stack([starts[missing], stops[missing]], 1), axis=0)
-        places = np.zeros((0, 2), dtype=np.int64)
-        if keep:
-            shift = np.array([span[0] for span in text.spans], dtype=np.int64) - starts
-            places = np.clip(pieces, starts[word][:, None], stops[word][:, None]) + shift[word][:, None]
-        shapes = np.array([casing(word_) for word_ in text.words], dtype=np.int64)
-        first = np.searchsorted(word, np.arange(count), side="left")
-        return Subwords(ids_array, word, places, shapes[word], first)
+            fillers = [(n, self._filler, (starts[n], starts[n + 1] - 1)) for n in range(count) if n not in found]
+            units = sorted([*zip(words, ids, pieces, strict=True), *fillers], key=lambda unit: unit[0])
+            words, ids, pieces = (list(part) for part in zip(*units, strict=True))
+        shapes = [casing(word) for word in text.words]
+        first = [0, *(place for place, (one, two) in enumerate(pairwise(words), start=1) if one != two)]
+        places = self._places(text, starts, words, pieces) if keep else np.zeros((0, 2), dtype=np.int64)
+        return Subwords(ids, words, places, [shapes[number] for number in words], first)
+
+    @staticmethod
+    def _places(text: Text, starts: list[int], words: list[int], pieces: list[tuple[int, int]]) -> IntArray:
+        """Characters of each subword in the text's string: [subwords, 2]."""
+        begin = np.array(starts, dtype=np.int64)
+        shift = np.array([span[0] for span in text.spans], dtype=np.int64) - begin[:-1]
+        bounds = np.stack([begin[:-1], begin[1:] - 1], 1)[words]  # of each subword's word, in the joined text
+        return np.asarray(np.clip(np.array(pieces, dtype=np.int64), *bounds.T[:, :, None]) + shift[words][:, None])
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """The rows of each example, in order."""
@@ -251,12 +260,13 @@ class TextEncoder:
         """
         # The numbers take the place of the casings, so that whatever cuts and pads those places these as well.
         (text,) = self.subwords([example.text])
-        text = replace(text, casing=text.word + 1)
+        text = replace(text, casing=[number + 1 for number in text.word])
         if example.pair is None:
             rows = self._text_rows(0, text)
         else:
             (second,) = self.subwords([example.pair])
-            rows = self._pair_rows(0, text, replace(second, casing=second.word + 1 + len(example.text.words)))
+            before = 1 + len(example.text.words)
+            rows = self._pair_rows(0, text, replace(second, casing=[before + number for number in second.word]))
         return [row.casing - 1 for row in rows]
 
     def _text_rows(self, example: int, text: Subwords) -> list[Row]:
@@ -266,7 +276,7 @@ class TextEncoder:
         rows = []
         for number, cut in enumerate(cuts):
             part = slice(cut.first, cut.last)
-            words = np.arange(cut.own_start, cut.own_stop)
+            shift = len(template.before) - cut.first
             rows.append(
                 Row(
                     example=example,
@@ -275,8 +285,8 @@ class TextEncoder:
                     ids=template.fill(text.ids[part]),
                     types=template.fill_types(cut.last - cut.first),
                     casing=template.pad(text.casing[part]),
-                    words=words,
-                    word_positions=text.first[words] - cut.first + len(template.before),
+                    words=np.arange(cut.own_start, cut.own_stop),
+                    word_positions=_array([place + shift for place in text.first[cut.own_start : cut.own_stop]]),
                     passage=(0, 0),
                     passage_from=0,
                     truncated=cut.cut,
@@ -350,24 +360,20 @@ class _Template:
             type_of = (0, 1)
         return cls(before, between, after, (types[0], type_of[0], types[1], type_of[1], types[2]))
 
-    def fill(self, first: IntArray, second: IntArray | None = None) -> IntArray:
-        filled = self.pad(first, second)
-        filled[: len(self.before)] = self.before
-        filled[len(filled) - len(self.after) :] = self.after
-        start = len(self.before) + len(first)
-        filled[start : start + len(self.between)] = self.between
-        return filled
+    def fill(self, first: list[int], second: Sequence[int] = ()) -> IntArray:
+        """The texts' subwords among the special tokens."""
+        return _array([*self.before, *first, *self.between, *second, *self.after])
 
     def fill_types(self, first: int, second: int = 0) -> IntArray:
+        """The types of such a row."""
         before, type_first, between, type_second, after = self.types
-        return np.array(before + [type_first] * first + between + [type_second] * second + after, dtype=np.int64)
+        return _array(before + [type_first] * first + between + [type_second] * second + after)
 
-    def pad(self, first: IntArray, second: IntArray | None = None) -> IntArray:
+    def pad(self, first: list[int], second: Sequence[int] = ()) -> IntArray:
         """Values of the texts' subwords, 0 at special tokens."""
-        count = 0 if second is None else len(second)
-        padded = np.zeros(len(self) + len(first) + count, dtype=np.int64)
-        start = len(self.before)
-        padded[start : start + len(first)] = first
-        if second is not None:
-            padded[len(padded) - len(self.after) - count : len(padded) - len(self.after)] = second
-        return padded
+        nothing = [[0] * len(tokens) for tokens in (self.before, self.between, self.after)]
+        return _array([*nothing[0], *first, *nothing[1], *second, *nothing[2]])
+
+
+def _array(numbers: list[int]) -> IntArray:
+    return np.array(numbers, dtype=np.int64)

@@ -112,7 +112,7 @@ def allowed_transitions(labels: Sequence[str]) -> tuple[Array, Array]:
 
 
 def viterbi(scores: Array, begins: Array, follows: Array) -> Array:
-    """The best-scoring valid sequence: scores [words, labels] (log-probabilities) -> [words] label numbers."""
+    """The best-scoring valid sequence: scores [words, labels] -> [words] label numbers."""
     best: Array = np.argmax(scores, axis=-1)
     if len(best) == 0 or (begins[best[0]] and follows[best[:-1], best[1:]].all()):
         return best  # what is best at every word is best over all, when it is valid
@@ -222,12 +222,13 @@ class SequenceLabeling(Kind[Tags]):
         return (losses * targets["weight"]).sum()
 
     def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
-        probabilities = self.probabilities(windows)
-        if self._transitions is None:
-            path = probabilities.argmax(axis=-1)
-        else:
-            path = viterbi(np.log(np.maximum(probabilities, 1e-300)), *self._transitions)
-        confidence = probabilities[np.arange(len(path)), path]
+        scores = _joined(windows)
+        if not len(scores):
+            return Prediction((), ())
+        raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        # Scores are log-probabilities but for a constant at each word, which no path can avoid.
+        path = scores.argmax(axis=-1) if self._transitions is None else viterbi(scores, *self._transitions)
+        confidence = raised[np.arange(len(path)), path] / raised.sum(axis=-1)
         labels = self.labels
         return Prediction(tuple([labels[number] for number in path.tolist()]), tuple(confidence.tolist()))
 
@@ -244,8 +245,8 @@ class SequenceLabeling(Kind[Tags]):
 
     def probabilities(self, windows: Sequence[tuple[Row, Array]]) -> NDArray[np.float64]:
         """Of each label at each word: [words, labels]."""
-        logits = windows[0][1] if len(windows) == 1 else np.concatenate([outputs for _, outputs in windows])
-        return softmax(logits) if len(logits) else np.zeros((0, len(self.labels)))
+        scores = _joined(windows)
+        return softmax(scores) if len(scores) else scores
 
     @property
     def claims_words(self) -> bool:
@@ -433,6 +434,12 @@ class SequenceLabeling(Kind[Tags]):
                 for start, stop, kind in read_spans(tags, "iob2")
             ],
         }
+
+
+def _joined(windows: Sequence[tuple[Row, Array]]) -> NDArray[np.float64]:
+    """The scores of all windows, in double precision: [words, labels]."""
+    scores = windows[0][1] if len(windows) == 1 else np.concatenate([outputs for _, outputs in windows])
+    return scores.astype(np.float64)
 
 
 def _sureness(confidence: Any, start: int, stop: int) -> float:

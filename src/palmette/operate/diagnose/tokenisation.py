@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from palmette.operate.diagnose.case import Case
-from palmette.operate.diagnose.estimates import Floats, greater, paired
+from palmette.operate.diagnose.estimates import greater, paired
 from palmette.operate.diagnose.finding import Finding
 from palmette.operate.diagnose.sheet import Sheet, shown
 from palmette.text import TextEncoder
@@ -106,7 +106,7 @@ def fertility(encoder: TextEncoder, examples: Sequence[Example]) -> tuple[float,
     found = encoder.subwords([example.text for example in examples], offsets=False)
     unknown_name = getattr(encoder.tokenizer.model, "unk_token", None)
     unknown = encoder.tokenizer.token_to_id(unknown_name) if unknown_name else None
-    ids: Floats = np.concatenate([subwords.ids for subwords in found]) if found else np.zeros(0)
+    ids = np.array([number for subwords in found for number in subwords.ids], dtype=np.int64)
     count = sum(len(example.text.words) for example in examples)
     return len(ids) / max(count, 1), float((ids == unknown).mean()) if unknown is not None and len(ids) else 0.0
 

@@ -81,7 +81,7 @@ def own_subwords(encoder: TextEncoder, example: Example) -> NDArray[np.int64]:
     Rows would not do: they have special tokens, which weigh more in short texts, and windows overlap.
     """
     texts = [example.text] if example.pair is None else [example.text, example.pair]
-    return np.concatenate([found.ids for found in encoder.subwords(texts, offsets=False)])
+    return np.array([n for found in encoder.subwords(texts, offsets=False) for n in found.ids], dtype=np.int64)
 
 
 def count_words(example: Example) -> int:
