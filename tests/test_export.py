@@ -19,7 +19,9 @@ from palmette.deploy import export as module
 from palmette.deploy.bundle import CARD, CONFIG, PARITY, Bundle
 from palmette.deploy.export import TOLERANCE, export
 from palmette.deploy.graph import Graph, quantise, trace
+from palmette.deploy.outliers import ranges, tamed
 from palmette.errors import BundleError, RunError
+from palmette.run import Run
 
 
 def test_scores_are_the_runs_within_the_tolerance(bundled: Path) -> None:
@@ -116,6 +118,41 @@ def test_int8_is_smaller_and_keeps_the_budget(trained: Trained, bundled: Path, t
     assert max(found["points_lost"].values()) <= 5
     answers = palmette.load(small.folder).predict("Anna sat in Paris.")
     assert answers["tasks"].keys() == {"pos", "ner", "tone", "topics"}
+
+
+def test_outliers_are_taken_out_of_the_way_of_8_bits(trained: Trained, graph: Graph) -> None:
+    """A neuron a thousand times as large as the others: the same function in fp32, a much nearer one in 8 bits."""
+    run = Run.load(trained.folder)
+    examples = trained.loop.corpus.splits["dev"]
+    planted = with_large_neurons(graph)
+    fit = tamed(planted, ranges(planted, lambda engine: module._answers(run, engine, examples)))
+
+    def error(content: bytes) -> float:
+        one, two = (module._engine(found, run.kinds) for found in (planted.content, content))
+        return sum(module._gaps(run, one, two, examples, lambda gap: float(gap.mean())).values())
+
+    assert len(fit.proto.graph.node) > len(planted.proto.graph.node)
+    assert error(fit.content) < 1e-4
+    assert error(quantise(fit, list(fit.parts))) < 0.6 * error(quantise(planted, list(planted.parts)))
+    before, after = (sum(tensor.ByteSize() for tensor in g.proto.graph.initializer) for g in (planted, fit))
+    assert after < 1.1 * before, "weights that nothing reads any more are gone"
+
+
+def with_large_neurons(graph: Graph) -> Graph:
+    """One neuron in each layer's feed-forward block whose weights are a thousand times as large."""
+    import onnx
+    from onnx import numpy_helper
+
+    proto = onnx.ModelProto()
+    proto.CopyFrom(graph.proto)
+    nodes = {name for part in graph.parts.values() for name in part}
+    read = {node.input[1] for node in proto.graph.node if node.name in nodes and node.op_type == "MatMul"}
+    for weight in proto.graph.initializer:
+        if weight.name in read and weight.dims[0] < weight.dims[1]:
+            matrix = numpy_helper.to_array(weight).copy()
+            matrix[:, 3] *= 1000
+            weight.CopyFrom(numpy_helper.from_array(matrix, weight.name))
+    return Graph(proto, graph.parts)
 
 
 def ruin(monkeypatch: pytest.MonkeyPatch, hurt: Collection[str]) -> None:

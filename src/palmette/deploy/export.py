@@ -24,6 +24,7 @@ from palmette.corpus import Corpus, load_corpus
 from palmette.deploy import bundle, card, reliability
 from palmette.deploy.bundle import Bundle
 from palmette.deploy.graph import Graph, quantise, trace
+from palmette.deploy.outliers import ranges, tamed
 from palmette.errors import BundleError
 from palmette.kinds import AnyKind
 from palmette.model import torch_engine
@@ -36,7 +37,7 @@ from palmette.words import WordRules
 
 TOLERANCE = 1e-4  # largest difference between a score of the graph and of the run
 _COMPARED = 500  # examples of each task that scores are compared on
-_PROBED = 100  # examples that the parts' errors are ranked on
+_PROBED = 100  # examples of each task that outliers are looked for in, and that the parts' errors are ranked on
 _FEWEST = 20  # examples below which a loss of accuracy means little
 
 Say = Callable[[str], None]
@@ -91,7 +92,10 @@ def export(
     parity: dict[str, Any] = {"splits": splits, "fp32": _compare(run, graph, examples, say)}
     content, precision = graph.content, "fp32"
     if quantize is not None:
-        content, precision = _quantised(run, graph, examples, accuracy_budget, parity, say), "int8"
+        seen = _some(corpus.splits["train"], run.kinds, _PROBED)
+        say(f"making outliers fit for 8 bits, by {len(seen)} training examples")
+        fit = tamed(graph, ranges(graph, lambda engine: _answers(run, engine, seen)))
+        content, precision = _quantised(run, graph, fit, examples, accuracy_budget, parity, say), "int8"
     engine = _engine(content, run.kinds)
     say("calibrating confidences on dev")
     kinds, calibrations, claims = _calibrated(run, engine, corpus)
@@ -285,11 +289,11 @@ def _metrics(run: Run, content: bytes, examples: Sequence[Example]) -> Scores:
 
 
 def _quantised(
-    run: Run, graph: Graph, examples: Sequence[Example], budget: float, parity: dict[str, Any], say: Say
+    run: Run, plain: Graph, graph: Graph, examples: Sequence[Example], budget: float, parity: dict[str, Any], say: Say
 ) -> bytes:
-    """The int8 graph that keeps every task within the budget, with as few parts in fp32 as that takes."""
+    """The int8 form of a graph that keeps every task within the budget, with as few parts in fp32 as that takes."""
     say(f"scoring fp32 on the {len(examples)} examples that int8 is checked on")
-    wanted = _metrics(run, graph.content, examples)
+    wanted = _metrics(run, plain.content, examples)
     kept: list[str] = []
     ranked: list[str] | None = None
     while True:

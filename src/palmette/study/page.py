@@ -76,7 +76,7 @@ def render(study: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
             failed=_failed(study),
             facts=_facts(study),
             sections=_sections(study, ledger),
-            methods=_methods(study, ledger),
+            methods=methods(study, ledger),
         )
         + "\n"
     )
@@ -370,7 +370,7 @@ def _probes(study: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
     return f"{said}: {100 * found['probe_seconds'] / found['seconds']:.1f} % on top of its training time"
 
 
-def _methods(study: Mapping[str, Any], ledger: Mapping[str, Any]) -> dict[str, Any]:
+def methods(study: Mapping[str, Any], ledger: Mapping[str, Any]) -> dict[str, Any]:
     """Budget, seeds, versions, hardware: what it takes to judge the study, or to repeat it."""
     plan = study["plan"]
     spaces: dict[str, list[str]] = {}
