@@ -76,8 +76,8 @@ class TextClassification(Kind[str]):
 
     def decode(self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None) -> Prediction:
         logits = vote(windows)
-        best = int(np.argmax(logits))
-        return Prediction(self.labels[best], float(softmax(logits)[best]))
+        best = int(logits.argmax())
+        return Prediction(self.labels[best], 1 / float(np.exp(logits - logits[best]).sum()))  # the softmax at the best
 
     def support(
         self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None, prediction: Prediction
