@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from palmette.errors import BundleError, ConfigError, MissingExtraError, PalmetteError, ReadError, RunError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from palmette.answering import Answerer
     from palmette.config import Config
     from palmette.run import Run
@@ -46,6 +48,8 @@ def compare(
     jobs: int = 1,
     threads: int | None = None,
     engine: Literal["processes", "ray"] = "processes",
+    strict: bool = False,
+    say: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Compare ways of training over the same tasks, as `palmette compare` does.
@@ -56,6 +60,8 @@ def compare(
         jobs: runs at once, each in a process of its own.
         threads: for each run; results are the same, bit for bit, for the same number. Default: jobs share the cores.
         engine: where the runs are made: on this machine, or on the Ray cluster that RAY_ADDRESS names.
+        strict: invalid span tags are an error instead of a counted repair.
+        say: is told what happens, a line at a time.
         **settings: of `palmette.study.plan.Plan`: regimes, designs, seeds, trials, examples, support, curve,
             curve_task, probes, level.
 
@@ -66,6 +72,7 @@ def compare(
         ConfigError, ReadError, RunError: what is wrong, and where.
     """
     from palmette.config import Config
+    from palmette.errors import ConfigError
     from palmette.machine import cores
     from palmette.study.compare import compare as run_study
     from palmette.study.execute import engine_named
@@ -76,8 +83,11 @@ def compare(
     elif isinstance(config, dict):
         config = Config.parse(config)
     plan = Plan.make(config, **settings)
+    if jobs < 1:
+        raise ConfigError(f"jobs: expected 1 or more, found {jobs}")
     threads = threads or max(1, cores() // jobs)
-    return run_study(config, out, plan=plan, engine=engine_named(engine, jobs=jobs, threads=threads), threads=threads)
+    runs = engine_named(engine, jobs=jobs, threads=threads)
+    return run_study(config, out, plan=plan, engine=runs, threads=threads, strict=strict, say=say)
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+# How what was interrupted is taken up again.
+_GOES_ON = {
+    "train": "; palmette train … --resume goes on from the last checkpoint",
+    "compare": "; the same command goes on where it was",
+}
+
+
 class _Group(click.Group):
     """Turns a user's mistake into one message and exit code 2, never a traceback."""
 
@@ -29,7 +36,7 @@ class _Group(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
         except KeyboardInterrupt:
-            click.echo("palmette: interrupted; palmette train … --resume goes on from the last checkpoint", err=True)
+            click.echo(f"palmette: interrupted{_GOES_ON.get(ctx.invoked_subcommand or '', '')}", err=True)
             ctx.exit(130)
 
 

@@ -109,6 +109,14 @@ class Kind(ABC, Generic[L]):
         return tuple(self.state.get("labels", ()))
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Of `parts` by class: the labels, and what stands for a written answer that nobody could read.
+
+        Two models can be compared although one of them writes, and only one of them unreadably.
+        """
+        return (*self.labels, UNREADABLE)
+
+    @property
     def outputs(self) -> int | None:
         """How many numbers its head says of each unit, which a bundle's graph is checked against; None: any."""
         return None

@@ -122,7 +122,7 @@ class MultilabelClassification(Kind[frozenset[str]]):
         if self.metric == "micro_f1":
             return sums.sets(gold, predicted)
         pairs = zip(gold, predicted, strict=True)
-        return sums.by_class([(wanted & found, found, wanted) for wanted, found in pairs], self.labels)
+        return sums.by_class([(wanted & found, found, wanted) for wanted, found in pairs], self.columns)
 
     def combine(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
         return {"micro_f1": sums.f1, "macro_f1": sums.macro_f1, "subset_accuracy": sums.ratio}[self.metric](totals)

@@ -277,7 +277,7 @@ class SequenceLabeling(Kind[Tags]):
         ]
         if self.metric == "accuracy":
             return np.array([(len(correct), len(tags)) for correct, _, tags in pairs], dtype=np.float64).reshape(-1, 2)
-        return sums.by_class(pairs, self.labels)
+        return sums.by_class(pairs, self.columns)
 
     def combine(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
         return {"accuracy": sums.ratio, "span_f1": sums.f1, "macro_f1": sums.macro_f1}[self.metric](totals)

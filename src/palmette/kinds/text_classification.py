@@ -95,7 +95,7 @@ class TextClassification(Kind[str]):
         if self.metric == "accuracy":
             return sums.equal(gold, predicted)
         pairs = zip(gold, predicted, strict=True)
-        return sums.by_class([({wanted} & {found}, {found}, {wanted}) for wanted, found in pairs], self.labels)
+        return sums.by_class([({wanted} & {found}, {found}, {wanted}) for wanted, found in pairs], self.columns)
 
     def combine(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
         return {"accuracy": sums.ratio, "macro_f1": sums.macro_f1, "mcc": sums.mcc}[self.metric](totals)

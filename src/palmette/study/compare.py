@@ -61,20 +61,31 @@ def compare(
         What `study.json` holds.
 
     Raises:
-        RunError: another process works on the folder.
+        RunError: another process works on the folder, or a task has no dev or test examples.
         ConfigError, ReadError: the configuration or its data are wrong; nothing was run.
     """
     out = Path(out)
     corpus = load_corpus(config, strict=strict, any_family=True)
-    if not corpus.splits["dev"] or not corpus.splits["test"]:
-        raise RunError("a study selects on dev and is measured on test: the sources must have both")
+    for task in config.tasks:
+        for split in ("dev", "test"):
+            if not corpus.reports[split].labelled.get(task):
+                labelling = ", ".join(str(source.name) for source in config.sources if task in source.labels)
+                raise RunError(
+                    f"tasks.{task}: no {split} example: a study selects on dev and is measured on test; its sources "
+                    f"({labelling}) must have both"
+                )
     capped = cap(config, plan, corpus)
     if capped != config:
         corpus = load_corpus(capped, strict=strict, any_family=True)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RunError(f"{out}: is a file; a study is a folder") from error
     try:
         with FileLock(out / ".lock", timeout=0):
             settled = settle(capped, out)
+            if config.training.select != settled.training.select and say is not None:
+                say(f"selecting by {settled.training.select}: a single task cannot select for models without it")
             study = _Study(settled, out, plan, corpus, engine or Processes(), threads or cores(), say or _nothing)
             return study.run(strict=strict)
     except Timeout as error:
@@ -98,8 +109,13 @@ def cap(config: Config, plan: Plan, corpus: Corpus) -> Config:
 
 
 def settle(config: Config, out: Path) -> Config:
-    """The configuration with its precision settled: measured once a study, since its runs must not differ in it."""
+    """The configuration with what all runs of a study have in common: precision, measured once, and selection.
+
+    A run may select its checkpoint by one task. Models without that task could not, nor could trials be chosen by it
+    fairly: in a study every choice on dev is by the mean of the tasks relative to their best.
+    """
     place = out / CONFIG
+    config = adjusted(config, {"training.select": "mean_relative"})
     if config.training.precision == "auto":
         precision = Config.load(place).training.precision if place.exists() else _measured_precision()
         config = adjusted(config, {"training.precision": precision})

@@ -121,7 +121,7 @@ def weigh(
         "transfer": transfer.analyse(_probes(multi), pairs, multi.models[0].tasks) if multi is not None else {},
         "leave_one_out": left_out,
         "learning_curve": _curve(curves, curve_task),
-        "alarms": [alarm for group in groups for alarm in _alarms(group)],
+        "alarms": [alarm for group in (*groups, *cut) for alarm in _alarms(group)],
     }
     return {**found, "recommendation": verdict.recommend(plan, found)}
 

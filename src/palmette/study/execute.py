@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -122,19 +123,53 @@ class Store:
         return Result(place, error, {}, start)
 
 
-def run_in_child(place: Path) -> None:
+class Children:
+    """The processes that a study has started, so that they end with it."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def start(self, begin: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        """Start a process, unless the study has been ended: then there must be none."""
+        with self._lock:
+            if self._ended:
+                raise CancelledError
+            process = begin()
+            self._running.add(process)
+            return process
+
+    def left(self, process: subprocess.Popen[bytes]) -> None:
+        """It has ended by itself."""
+        with self._lock:
+            self._running.discard(process)
+
+    def end(self) -> None:
+        """End them all; none starts any more. A run that is killed goes on from its last checkpoint."""
+        with self._lock:
+            self._ended = True
+            for process in self._running:
+                process.kill()
+
+
+def run_in_child(place: Path, children: Children | None = None) -> None:
     """Run the job of a folder in a process and wait for it; what goes wrong is written beside the job."""
+    children = children or Children()
     threads = json.loads((place / JOB).read_text(encoding="utf-8"))["threads"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     with (place / "log.txt").open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603 - this interpreter and a folder of the study
-            [sys.executable, "-m", "palmette.study.job", str(place)],
-            stdin=subprocess.PIPE,  # held open: the child ends when this process does
-            stdout=log,
-            stderr=log,
-            env=environment,
+        process = children.start(
+            lambda: subprocess.Popen(  # noqa: S603 - this interpreter and a folder of the study
+                [sys.executable, "-m", "palmette.study.job", str(place)],
+                stdin=subprocess.PIPE,  # held open: the child ends when this process does
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
         )
         code = process.wait()
+        children.left(process)
     if process.stdin is not None:
         process.stdin.close()
     if code and not (place / ERROR).exists():
@@ -156,11 +191,20 @@ class Processes:
 
     def run(self, folders: Sequence[Path], done: Callable[[Path], None]) -> None:
         """See `Engine`."""
-        with ThreadPoolExecutor(max_workers=self.jobs) as pool:
-            futures = {pool.submit(run_in_child, place): place for place in folders}
+        children = Children()
+        pool = ThreadPoolExecutor(max_workers=self.jobs)
+        try:
+            futures = {pool.submit(run_in_child, place, children): place for place in folders}
             for future in as_completed(futures):
                 future.result()
                 done(futures[future])
+        except BaseException:
+            # Interrupted: what is left running would go on in a folder that somebody else may now take over.
+            pool.shutdown(wait=False, cancel_futures=True)
+            children.end()
+            raise
+        finally:
+            pool.shutdown()
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,10 @@ def in_order(jobs: Sequence[Job]) -> list[list[Job]]:
 def _described(source: Any) -> dict[str, Any]:
     """A source with its files replaced by digests of what they hold."""
     found: dict[str, Any] = source.model_dump(mode="json", exclude_defaults=True)
-    if source.format == "datasets":  # known by name; what a hub id stands for is its publisher's to keep
+    if source.format == "datasets":  # a hub id is known by name; what it stands for is its publisher's to keep
+        if (folder := Path(source.path)).is_dir():
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            found["path"] = {str(p.relative_to(folder)): _digest(str(p), p.stat().st_mtime_ns) for p in files}
         return found
     for split in SPLITS:
         files = getattr(source, split)

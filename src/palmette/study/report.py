@@ -36,7 +36,7 @@ def write_report(folder: Path) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
             f"{path.parent}: is no finished study (no {path.name}): palmette compare … --out {path.parent}"
         ) from error

@@ -460,14 +460,19 @@ def alarms(study: Mapping[str, Any]) -> Table:
     """Tasks that fell behind during training: a row from where an alarm begins to where it is over."""
 
     def key(alarm: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(alarm[name] for name in ("regime", "model", "seed", "task", "kind", "since"))
+        return tuple(alarm[name] for name in ("regime", "model", "seed", "task", "kind"))
 
-    ends = {key(alarm): alarm["update"] for alarm in study["alarms"] if alarm.get("over")}
+    # An alarm is over with the next end of its run, task and kind: one may begin again, with the same `since`.
+    ends: dict[tuple[Any, ...], list[int]] = {}
+    for alarm in study["alarms"]:
+        if alarm.get("over"):
+            ends.setdefault(key(alarm), []).append(alarm["update"])
     rows: list[Row] = []
     for alarm in study["alarms"]:
         if alarm.get("over"):
             continue
-        until = f"until update {ends[key(alarm)]:,}" if key(alarm) in ends else "to the end"
+        end = next((update for update in ends.get(key(alarm), []) if update > alarm["update"]), None)
+        until = "to the end" if end is None else f"until update {end:,}"
         rows.append(
             (
                 alarm["task"],

@@ -125,7 +125,7 @@ def _change(task: str, found: Mapping[str, Any]) -> tuple[str, str, str]:
     if opposition:
         return "separate trunk", opposition, own_trunk
     sequential = found["differences"][task].get("sequential", {})
-    if sequential.get("verdict") in {"helps", "no difference shown"}:
+    if sequential.get("verdict") in {"helps", "no difference shown"} and _mended(found["differences"][task]):
         why = "Fine-tuning the shared trunk for it afterwards mends the loss."
         return "separate trunk", why, own_trunk
     drawn = found["regimes"]["multi_task"]["drawn"]
@@ -134,6 +134,14 @@ def _change(task: str, found: Mapping[str, Any]) -> tuple[str, str, str]:
         return "sampling", why, "longer training (raise its share in mixing, or its weight); nothing when serving"
     why = "No gradients oppose it and it is drawn often, so that what it reads from the trunk is the next thing to try."
     return "heads", why, "a deeper head, well under a million parameters; no further encoder pass"
+
+
+def _mended(by_regime: Mapping[str, Any]) -> bool:
+    """Whether fine-tuning afterwards is better than sharing by more than the uncertainty about it.
+
+    That no loss is shown is not yet that it is mended: the interval must leave out what sharing costs.
+    """
+    return float(by_regime["sequential"]["low"]) > float(by_regime["multi_task"]["difference"])
 
 
 def opposed_by(task: str, probes: Any) -> list[str]:
