@@ -111,7 +111,12 @@ def test_parts_of_an_update_are_a_partition_of_about_equal_size(sizes: list[int]
     assert len(found) == parts
     assert identities(found) == list(range(len(rows)))
     for part in found:
-        assert sum(map(len, part)) <= sum(sizes) / parts + 2 * max(sizes)
+        assert sum(map(len, part)) <= sum(sizes) / parts + max(sizes)
+
+
+def test_rows_of_one_length_are_shared_evenly() -> None:
+    assert [len(part) for part in split_update(rows_of([32] * 16), 2)] == [8, 8]
+    assert [len(part) for part in split_update(rows_of([9, 9, 9, 9]), 4)] == [1, 1, 1, 1]
 
 
 # --- collating ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from fakes import tiny_config, write_jsonl
 from palmette.cli import main
+from palmette.console import labels_table, slices_table
 
 Invoke = Callable[..., Result]
 
@@ -95,7 +98,27 @@ def test_evaluate_on_other_sources(folder: Path, invoke: Invoke) -> None:
     path.write_text(yaml.safe_dump(other), encoding="utf-8")
     result = invoke("evaluate", folder / "run", "--data", path, "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.output)["tasks"]["tone"]["examples"] == 2
+    found = json.loads(result.stdout)
+    assert found["tasks"]["tone"]["examples"] == 2
+    (warning,) = found["warnings"]
+    assert warning == "tone: 1 labels of test are not in train and count as errors: new (1)"
+    assert f"note: {warning}" in result.stderr
+
+
+def test_names_in_brackets_are_shown_as_they_are() -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    scores = {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 3, "accuracy": 1.0, "examples": 3}
+    console.print(labels_table("tone", {"[deleted]": scores, "[/b]": scores}))
+    places = {"[deleted]": {"tone": scores}, "[/x]": {"tone": scores}}
+    console.print(slices_table("author", places, {"tone": "accuracy"}))
+    shown = console.export_text()
+    assert (shown.count("[deleted]"), shown.count("[/b]"), shown.count("[/x]")) == (2, 1, 1)
+
+
+def test_a_run_is_no_file(folder: Path, invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = invoke("train", folder / "tasks.yaml", "--out", tmp_path / "file")
+    assert (result.exit_code, "file: is a file; a run is a folder" in result.output) == (2, True), result.output
 
 
 def test_predict_text_file_and_standard_input_agree(folder: Path, invoke: Invoke) -> None:

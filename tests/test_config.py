@@ -165,6 +165,13 @@ def test_a_good_file_is_read_as_it_was_meant(tmp_path: Path) -> None:
         ),
         ("    train: t.tsv\n", "", ["tasks.yaml:12: sources[1]: a source needs at least one of train, dev, test"]),
         (
+            'separator: "#"',
+            "rename: {yes: up}",
+            [
+                "tasks.yaml:16: sources[1].labels.tone.rename.True: a truth value in YAML, as yes, no, on, off: use quotes"
+            ],
+        ),
+        (
             "{epochs: 2}",
             "{select: ner}",
             ["tasks.yaml:17: training.select: neither mean_relative nor a task: 'ner'"],

@@ -186,3 +186,10 @@ def test_other_words_are_another_text(first: str, second: str) -> None:
     assert folded(made(first, "a")) != folded(made(second, "a"))
     paired = Example(Text(("a",)), {}, pair=Text(("b",)))
     assert folded(paired) != folded(made("a b", "a"))
+
+
+def test_a_pair_the_other_way_round_is_the_same_pair() -> None:
+    one, other = (Example(Text((a,)), {}, pair=Text((b,)), sources=(b,)) for a, b in (("A", "b"), ("B", "a")))
+    found = find_leakage({"one": {"train": [one], "test": []}, "two": {"train": [], "test": [other]}}, withhold=True)
+    assert found.withheld == {"one": {0}}
+    assert [(overlap.recurring, overlap.verbatim) for overlap in found.overlaps] == [(1, 0)]

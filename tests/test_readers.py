@@ -121,6 +121,25 @@ def test_a_tab_in_the_text_of_a_comment_makes_no_token(tmp_path: Path) -> None:
     assert records[0].meta == {"id": "1"}
 
 
+@pytest.mark.parametrize("delimiter", ["space", "whitespace", "tab"])
+def test_a_comment_with_as_many_fields_as_a_token_is_a_comment(tmp_path: Path, delimiter: str) -> None:
+    space = "\t" if delimiter == "tab" else " "
+    lines = ["# id = 12", *(space.join(fields) for fields in (("a", "x", "O", "."), ("#", "x", "O", ".")))]
+    layout: dict[str, Any] = {"format": "columns", "delimiter": delimiter, "labels": {"t": 2}}
+    (record,) = read_content("\n".join(lines), tmp_path, **layout, comments=True, fields=["id"])
+    assert (record.text, record.meta) == (("a", "#"), {"id": "12"})
+
+
+def test_a_question_s_line_is_its_own_though_an_answer_reads_like_its_id(tmp_path: Path) -> None:
+    answers = [{"text": "2", "answer_start": 0}], [{"text": "2", "answer_start": 1}]
+    questions = [{"id": str(n), "question": "q", "answers": found} for n, found in enumerate(answers, start=1)]
+    document = {"data": [{"paragraphs": [{"context": "2 x", "qas": questions}]}]}
+    written = json.dumps(document, indent=1)
+    line = written[: written.index('"id": "2"')].count("\n") + 1
+    with pytest.raises(ReadError, match=rf":{line}: "):
+        read_content(written, tmp_path, name="q.json", format="squad", labels={"qa": "answers"})
+
+
 def test_a_quoted_text_may_be_long(tmp_path: Path) -> None:
     (record,) = read_content(
         f'text,y\n"{"a, " * 70_000}",b\n', tmp_path, name="a.csv", format="table", text="text", labels={"t": "y"}

@@ -18,7 +18,7 @@ import pytest
 from browser import Browser
 from example_study import FAILED, REGIMES, SEEDS, TASKS, example_ledger, example_study, write_study
 from palmette.errors import RunError
-from palmette.study import drawing, wording
+from palmette.study import drawing, tables, wording
 from palmette.study.report import write_report
 
 Json = dict[str, Any]
@@ -183,6 +183,16 @@ def test_csv_files_hold_the_numbers_as_they_are(folder: Path) -> None:
         assert float(row["low"]) == study["differences"][row["task"]][row["regime"]]["low"]
     assert {row["measure"] for row in _sheet(folder, "transfer")} == {"pair", "affinity", "left_out"}
     assert len(_sheet(folder, "conflict")) == len(SEEDS) * 8 * 6 * 7  # probes, pairs of tasks, layers
+
+
+def test_an_alarm_that_comes_back_is_over_at_its_own_end() -> None:
+    common = {"regime": "multi_task", "model": "a+b", "seed": 1, "task": "a", "kind": "below_own_best", "since": 100}
+    events = [(300, False), (400, True), (500, False)]
+    numbers = {"value": 0.5, "reference": 0.6, "p": 0.01, "opposed_by": []}
+    alarms = [{**common, **numbers, "update": update, "over": over} for update, over in events]
+    ((_, rows),) = tables.alarms({"alarms": alarms}).groups
+    whens = [row[4] for row in rows]
+    assert [str(when).rpartition(", ")[2] for when in whens] == ["until update 400", "to the end"]
 
 
 def _sheet(folder: Path, name: str) -> list[dict[str, str]]:

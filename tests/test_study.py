@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,10 +27,11 @@ from palmette.errors import ConfigError, RunError
 from palmette.study import job as worker
 from palmette.study import transfer, tuning, verdict
 from palmette.study.compare import compare
-from palmette.study.execute import Engine, Processes, Ray
+from palmette.study.execute import Children, Engine, Processes, Ray
 from palmette.study.jobs import Job
 from palmette.study.plan import Plan, read_budget
 from palmette.study.regimes import REGIMES, ModelPlan, Setting
+from palmette.study.report import write_report
 
 TASKS = ("pos", "ner", "tone")
 TRAINED = ("single_task", "multi_task", "frozen", "sequential")
@@ -252,7 +254,7 @@ def test_an_extended_study_trains_only_what_is_new(tmp_path: Path) -> None:
 
 
 def test_it_is_the_same_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("palmette.study.execute.run_in_child", worker.run)
+    monkeypatch.setattr("palmette.study.execute.run_in_child", lambda place, _: worker.run(place))
     config = small(tmp_path, ("pos", "tone"), epochs=1)
     options: dict[str, Any] = {"regimes": ["multi_task", "multi_task"], "seeds": 1, "trials": 1, "probes": 0}
     study = palmette.compare(config, tmp_path / "study", threads=1, **options)
@@ -270,6 +272,86 @@ def test_changed_data_are_trained_on_again(tmp_path: Path) -> None:
     engine = InProcess()
     compare(config, tmp_path / "study", plan=plan, engine=engine, threads=1)
     assert len(engine.ran) == 3
+
+
+def test_a_changed_folder_of_a_dataset_is_another_one_and_a_moved_one_is_not(tmp_path: Path) -> None:
+    config = small(tmp_path)
+    jobs = []
+    for name, content in (("a", "1"), ("b", "1"), ("c", "2")):
+        (tmp_path / name / "train").mkdir(parents=True)
+        (tmp_path / name / "dataset_dict.json").write_text("{}")
+        (tmp_path / name / "train" / "data.arrow").write_text(content)
+        path = str(tmp_path / name)
+        source = {
+            "format": "datasets",
+            "path": path,
+            "train": "train",
+            "text": "t",
+            "labels": {"tone": "y"},
+        }
+        made = config.model_dump(mode="json", exclude_none=True) | {"sources": [source]}
+        made["tasks"] = {"tone": made["tasks"]["tone"]}
+        jobs.append(Job(Config.parse(made), Config.parse(made)).key)
+    assert jobs[0] == jobs[1] != jobs[2]
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_a_task_without_what_it_is_measured_on_is_refused_before_anything_runs(tmp_path: Path, split: str) -> None:
+    config = small(tmp_path, ("pos", "tone"))
+    made = config.model_dump(mode="json", exclude_none=True)
+    whole, part = made["sources"][0], {**made["sources"][0], "name": "part"}
+    whole["labels"], part["labels"] = {"pos": "pos"}, {"tone": "tone"}
+    part.pop(split)
+    config = Config.parse(made | {"sources": [whole, part]})
+    plan = Plan.make(config, regimes=["multi_task"], seeds=1, trials=1)
+    with pytest.raises(RunError, match=rf"tasks.tone: no {split} example: .* its sources \(part\) must have both"):
+        compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    assert not (tmp_path / "study").exists()
+
+
+def test_every_choice_on_dev_is_by_the_mean_of_the_tasks(tmp_path: Path) -> None:
+    config = small(tmp_path, ("pos", "tone"), epochs=1, select="tone")
+    plan = Plan.make(config, regimes=["multi_task"], seeds=1, trials=1, probes=0)
+    said: list[str] = []
+    study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1, say=said.append)
+    assert study["plan"]["select"] == "mean_relative"
+    assert said[0].startswith("selecting by mean_relative: ")
+
+
+def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
+    config = small(tmp_path, ("pos", "tone"), epochs=1)
+    (tmp_path / "file").write_text("")
+    plan = Plan.make(config, regimes=["multi_task"], seeds=1, trials=1, probes=0)
+    with pytest.raises(RunError, match="file: is a file; a study is a folder"):
+        compare(config, tmp_path / "file", plan=plan, engine=InProcess(), threads=1)
+    with pytest.raises(RunError, match="is no finished study"):
+        write_report(tmp_path / "file")
+    with pytest.raises(ConfigError, match="jobs: expected 1 or more, found 0"):
+        palmette.compare(config, tmp_path / "study", jobs=0)
+
+
+def test_an_interrupted_study_leaves_nothing_running(tmp_path: Path) -> None:
+    """Ctrl-C, or an error of our own: what is queued is not begun, and what runs is ended before the folder is free."""
+    folders = []
+    for number in range(4):
+        folders.append(tmp_path / str(number))
+        folders[-1].mkdir()
+        (folders[-1] / worker.JOB).write_text(json.dumps({"threads": 1}))  # ends at once, and has failed
+
+    def interrupt(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Processes(1).run(folders, interrupt)
+    begun = [(folder / "log.txt").exists() for folder in folders]
+    assert begun[0]
+    assert not begun[-1]
+    children = Children()
+    process = children.start(lambda: subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+    children.end()
+    assert process.wait(10) != 0
+    with pytest.raises(CancelledError):
+        children.start(lambda: subprocess.Popen([sys.executable, "-c", ""]))
 
 
 def test_a_failed_run_is_shown_and_tried_again(tmp_path: Path) -> None:
@@ -499,6 +581,10 @@ def test_what_would_change_follows_the_evidence() -> None:
     assert verdict.recommend(Plan(), opposed)["tasks"]["c"]["change"] == "separate trunk"
     assert "22.7 M parameters" in verdict.recommend(Plan(), opposed)["tasks"]["c"]["cost"]
     assert "oppose those of a" in verdict.recommend(Plan(), opposed)["tasks"]["c"]["reason"]
+    for low, change in ((-0.015, "separate trunk"), (-0.03, "heads")):  # sharing costs it 0.02
+        mended = evidence(a="helps", b="helps", c="hurts")
+        mended["differences"]["c"]["sequential"] = {"verdict": "no difference shown", "difference": -0.01, "low": low}
+        assert verdict.recommend(Plan(), mended)["tasks"]["c"]["change"] == change
     rare = evidence(a="helps", b="helps", c="hurts")
     rare["regimes"]["multi_task"]["drawn"]["c"] = 10
     assert verdict.recommend(Plan(), rare)["tasks"]["c"]["change"] == "sampling"

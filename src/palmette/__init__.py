@@ -78,13 +78,13 @@ def compare(
     from palmette.study.execute import engine_named
     from palmette.study.plan import Plan
 
+    if jobs < 1:
+        raise ConfigError(f"jobs: expected 1 or more, found {jobs}")
     if isinstance(config, str | Path):
         config = Config.load(config)
     elif isinstance(config, dict):
         config = Config.parse(config)
     plan = Plan.make(config, **settings)
-    if jobs < 1:
-        raise ConfigError(f"jobs: expected 1 or more, found {jobs}")
     threads = threads or max(1, cores() // jobs)
     runs = engine_named(engine, jobs=jobs, threads=threads)
     return run_study(config, out, plan=plan, engine=runs, threads=threads, strict=strict, say=say)

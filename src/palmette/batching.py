@@ -247,8 +247,10 @@ def plan_updates(
 
 def split_update(rows: Sequence[R], parts: int) -> list[list[R]]:
     """Cut an update's rows (longest first) into `parts` runs of about equal numbers of tokens; some may be empty."""
-    ends = np.cumsum([len(row) for row in rows])
-    cuts = [0, *(int(np.searchsorted(ends, ends[-1] * n / parts)) for n in range(1, parts)), len(rows)]
+    lengths = np.array([len(row) for row in rows])
+    ends = np.cumsum(lengths)
+    middles = ends - lengths / 2  # a row is of the part that its middle lies in
+    cuts = [0, *(int(np.searchsorted(middles, ends[-1] * n / parts)) for n in range(1, parts)), len(rows)]
     return [list(rows[start:stop]) for start, stop in itertools.pairwise(cuts)]
 
 

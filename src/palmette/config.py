@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from palmette.errors import ConfigError
 from palmette.types import SPLITS
@@ -129,6 +139,15 @@ class LabelField(Settings):
     rename: dict[str | int, str] = Field(
         default_factory=dict, description="Labels that are called otherwise here than in other sources; others stay."
     )
+
+    @field_validator("rename", mode="before")
+    @classmethod
+    def _truth_is_no_label(cls, rename: Any) -> Any:
+        """YAML reads `yes` as true, which no file writes."""
+        for key in rename if isinstance(rename, dict) else ():
+            if isinstance(key, bool):
+                raise _located((key,), "a truth value in YAML, as yes, no, on, off: use quotes")
+        return rename
 
 
 Files: TypeAlias = Annotated[
@@ -718,7 +737,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         target = target[parent]
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
         raise ConfigError(f"--set {override}: the value is not YAML") from error
     if isinstance(target, list) and last.isdigit() and int(last) < len(target):
         target[int(last)] = parsed

@@ -183,7 +183,9 @@ def labels_table(task: str, labels: Mapping[str, Mapping[str, float]], *, most: 
         table.add_column(name, justify="right")
     ranked = sorted(labels.items(), key=lambda item: -item[1]["support"])
     for label, scores in ranked[:most]:
-        table.add_row(label, *(f"{scores[n]:.3f}" for n in ("precision", "recall", "f1")), f"{scores['support']:,}")
+        table.add_row(
+            Markup(label), *(f"{scores[n]:.3f}" for n in ("precision", "recall", "f1")), f"{scores['support']:,}"
+        )
     if len(ranked) > most:
         table.add_row(f"… and {len(ranked) - most} more (--json shows all)", "", "", "", "")
     return table
@@ -198,7 +200,7 @@ def slices_table(name: str, slices: Mapping[str, Any], metrics: Mapping[str, str
         for number, (task, values) in enumerate(scores.items()):
             metric = metrics[task]
             table.add_row(
-                place if number == 0 else "", task, metric, f"{values[metric]:.3f}", f"{values['examples']:,}"
+                Markup(place if number == 0 else ""), task, metric, f"{values[metric]:.3f}", f"{values['examples']:,}"
             )
     return table
 

@@ -37,6 +37,35 @@ class SplitReport:
     unseen: dict[str, dict[str, int]] = field(default_factory=dict)  # by task: labels that training lacks
     labelled: dict[str, int] = field(default_factory=dict)  # by task
 
+    def warnings(self, split: Split) -> list[str]:
+        """What a user should know of it, in sentences."""
+        found = [
+            f"{task}: {count} invalid span tags in {split} were repaired as conlleval reads them"
+            for task, count in self.repaired.items()
+        ]
+        for task, labels in self.unseen.items():
+            names = ", ".join(f"{label} ({count})" for label, count in sorted(labels.items())[:8])
+            found.append(f"{task}: {len(labels)} labels of {split} are not in train and count as errors: {names}")
+        found += [
+            f"{source}: {count} training examples withheld, they are in another source's test"
+            for source, count in self.withheld.items()
+        ]
+        found += [
+            f"{task}: train_fraction leaves {count} of its {count + self.labelled.get(task, 0)} training examples out"
+            for task, count in self.reduced.items()
+        ]
+        found += [
+            f"{source}: {count} records of {split} have no label and are left out"
+            for source, count in self.unlabelled.items()
+        ]
+        found += [
+            f"{source}: no record of {split} has a label for {', '.join(tasks)}: is the column or key right?"
+            for source, tasks in self.missing.items()
+        ]
+        if self.contradictory:
+            found.append(f"{self.contradictory} inputs of {split} are labelled differently by two sources")
+        return found
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -50,34 +79,7 @@ class Corpus:
 
     def warnings(self) -> list[str]:
         """What a user should know, in sentences."""
-        found = []
-        for split, report in self.reports.items():
-            found += [
-                f"{task}: {count} invalid span tags in {split} were repaired as conlleval reads them"
-                for task, count in report.repaired.items()
-            ]
-            for task, labels in report.unseen.items():
-                names = ", ".join(f"{label} ({count})" for label, count in sorted(labels.items())[:8])
-                found.append(f"{task}: {len(labels)} labels of {split} are not in train and count as errors: {names}")
-            found += [
-                f"{source}: {count} training examples withheld, they are in another source's test"
-                for source, count in report.withheld.items()
-            ]
-            found += [
-                f"{task}: train_fraction leaves {count} of its {count + report.labelled.get(task, 0)} training "
-                "examples out"
-                for task, count in report.reduced.items()
-            ]
-            found += [
-                f"{source}: {count} records of {split} have no label and are left out"
-                for source, count in report.unlabelled.items()
-            ]
-            found += [
-                f"{source}: no record of {split} has a label for {', '.join(tasks)}: is the column or key right?"
-                for source, tasks in report.missing.items()
-            ]
-            if report.contradictory:
-                found.append(f"{report.contradictory} inputs of {split} are labelled differently by two sources")
+        found = [line for split, report in self.reports.items() for line in report.warnings(split)]
         own: dict[str, list[str]] = {}
         for overlap in self.overlaps:
             if overlap.source == overlap.held_out:

@@ -122,8 +122,9 @@ class Run(Answerer):
             strict: see `load_corpus`.
 
         Returns:
-            {"split", "tasks": {task: {metric: value, "examples": n}}, "labels": …, "slices": {name: {place: tasks}}};
-            of a model that writes also "usage": {task: tokens read and written, what was cut or could not be read}
+            {"split", "tasks": {task: {metric: value, "examples": n}}, "labels": …, "slices": {name: {place: tasks}},
+            "warnings": what was left out, repaired or is called otherwise than in training}; of a model that writes
+            also "usage": {task: tokens read and written, what was cut or could not be read}
 
         Raises:
             RunError: no example of the split is labelled, or a slice's field is nowhere.
@@ -137,7 +138,8 @@ class Run(Answerer):
         corpus = load_corpus(config, strict=strict, fields=fields, fitted={t: self.kinds[t] for t in config.tasks})
         # What the model has seen is in its own training data, whatever it is scored on.
         seen = corpus if config is self.config or "unseen" not in slices else load_corpus(self.config, strict=strict)
-        return self.evaluate_examples(corpus.splits[split], split, train=seen.splits["train"], slices=slices)
+        found = self.evaluate_examples(corpus.splits[split], split, train=seen.splits["train"], slices=slices)
+        return found | {"warnings": corpus.reports[split].warnings(split)}
 
     def _refuse_other_forms(self, config: Config) -> None:
         """A task of the same name that is declared otherwise cannot be scored as the run's."""

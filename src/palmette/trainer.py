@@ -162,6 +162,8 @@ def _settle_precision(config: Config, device: torch.device) -> Config:
 def _resolve(config: Config, out: Path, accelerator: Accelerator, *, resume: bool) -> tuple[RunFolder, Config]:
     """The run folder, new or to be resumed, and the configuration with its precision settled."""
     folder = RunFolder(out)
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out}: is a file; a run is a folder")
     if folder.config.exists():
         if not resume:
             raise RunError(f"{out}: already holds a run: choose another folder, or --resume it")

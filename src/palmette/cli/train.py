@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,10 +74,11 @@ def quickstart(out: Path) -> None:
     run = Run.load(out)
     for sentence in sample.SENTENCES:
         show_prediction(console, run.predict(sentence))
+    command = "palmette" if shutil.which("palmette") else sys.argv[0]  # make quickstart: of an environment not active
     console.print("What to type next:", style="bold")
-    console.print(f'  palmette predict {out} "Your own sentence."', markup=False)
-    console.print(f"  palmette evaluate {out} --slices genre,length,unseen", markup=False)
-    console.print("  palmette check your-tasks.yaml   (README.md: ten lines of configuration)", markup=False)
+    console.print(f'  {command} predict {out} "Your own sentence."', markup=False)
+    console.print(f"  {command} evaluate {out} --slices genre,length,unseen", markup=False)
+    console.print(f"  {command} check your-tasks.yaml   (README.md: ten lines of configuration)", markup=False)
 
 
 @main.command()
@@ -123,8 +126,11 @@ def train(config: Path, out: Path, overrides: Sequence[str], *, resume: bool, st
 @click.option("--slices", default="", help="Score apart by: length, unseen, or a column or comment (comma-separated).")
 @click.option("--labels", is_flag=True, help="Show scores per label.")
 @click.option("--data", "data_config", type=click.Path(dir_okay=False, path_type=Path), help="Other sources (YAML).")
+@click.option("--strict", is_flag=True, help="Invalid span tags are an error instead of a counted repair.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
-def evaluate(run: Path, split: str, slices: str, data_config: Path | None, *, labels: bool, as_json: bool) -> None:
+def evaluate(
+    run: Path, split: str, slices: str, data_config: Path | None, *, labels: bool, strict: bool, as_json: bool
+) -> None:
     """Score a run on its sources, or on those of another configuration with the same tasks."""
     from palmette.config import Config
     from palmette.console import details_table, labels_table, slices_table
@@ -133,7 +139,9 @@ def evaluate(run: Path, split: str, slices: str, data_config: Path | None, *, la
     loaded = Run.load(run)
     names = [name.strip() for name in slices.split(",") if name.strip()]
     other = Config.load(data_config) if data_config is not None else None
-    result = loaded.evaluate(split, slices=names, config=other)
+    result = loaded.evaluate(split, slices=names, config=other, strict=strict)
+    for warning in result["warnings"]:
+        click.echo(f"note: {warning}", err=True)
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return

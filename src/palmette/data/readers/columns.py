@@ -66,12 +66,12 @@ def _apart(
 def _is_comment(line: str, source: ColumnsSource, width: int, *, leading: bool) -> bool:
     """A token may begin with # too; it then has all the columns.
 
-    A text that is quoted in a comment may have a tab in it. In front of the tokens, `# ` in a file of tabs begins a
-    comment all the same: no token has a space behind its #.
+    A comment may by chance have as many fields as a token: `# id 12 x` in a file of spaces, a text with a tab in it. So
+    in front of the tokens of a block, `# ` always begins one.
     """
     if not line.startswith("#"):
         return False
-    return len(_split(line, source)) != width or (leading and source.delimiter == "tab" and line.startswith("# "))
+    return len(_split(line, source)) != width or (leading and line.startswith("# "))
 
 
 def _token(line: str, source: ColumnsSource, width: int, where: str) -> list[str]:

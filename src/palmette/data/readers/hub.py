@@ -43,7 +43,7 @@ def _load(datasets: ModuleType, source: HubSource, name: str) -> Any:
         if not any((folder / file).exists() for file in ("dataset_dict.json", "state.json")):
             return datasets.load_dataset(source.path, source.config, split=name)
         saved = datasets.load_from_disk(source.path)
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         told = f"{error} ({error.__cause__})" if error.__cause__ is not None else str(error)
         reason = " ".join(told.split())  # some are pages long, and errors are one line here
         raise ReadError(f"{source.path}: split {name!r} cannot be loaded: {reason:.300}") from error

@@ -64,8 +64,10 @@ class _Lines:
 
     def of(self, name: str) -> int:
         """The line where a question's id stands; that of the question before if it is written with escapes."""
-        position = self._content.find(json.dumps(name, ensure_ascii=False), self._position)
-        if position >= 0:
+        # With its key: an answer's text may be the same as an id.
+        pattern = re.compile(rf'"id"\s*:\s*{re.escape(json.dumps(name, ensure_ascii=False))}')
+        if (found := pattern.search(self._content, self._position)) is not None:
+            position = found.end()
             self._line += self._content.count("\n", self._position, position)
             self._position = position
         return self._line
