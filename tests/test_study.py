@@ -805,6 +805,7 @@ def test_language_models_are_compared_in_the_same_study(tmp_path: Path) -> None:
         assert set(found["usage"]) == {"pos", "tone"}
         assert found["usage"]["pos"]["unparseable"] == 0, "tags are constrained"
         assert found["usage"]["tone"]["prompt_tokens"] > 10
+    assert "ms" not in found["usage"]["tone"], "no two runs agree on it"
     shots = study["regimes"]["few_shot"]["usage"]["tone"]["prompt_tokens"]
     assert shots > study["regimes"]["zero_shot"]["usage"]["tone"]["prompt_tokens"]
     page = (tmp_path / "study" / "report.html").read_text()

@@ -146,7 +146,7 @@ class LabelField(Settings):
         """YAML reads `yes` as true, which no file writes."""
         for key in rename if isinstance(rename, dict) else ():
             if isinstance(key, bool):
-                raise _located((key,), "a truth value in YAML, as yes, no, on, off: use quotes")
+                raise _located((key,), "a truth value in YAML, as yes or off: use quotes")
         return rename
 
 

@@ -240,7 +240,10 @@ def _describe(group: Group) -> dict[str, Any]:
 
 
 def _usage(done: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """What models that write spent on an example of each task's test, and what of it was in vain: means over runs."""
+    """What models that write spent on an example of each task's test, and what of it was in vain: means over runs.
+
+    But for the time, which no two runs agree on: that is in the ledger.
+    """
     tasks = {task for measured in done for task in measured.get("usage", {})}
     found = {}
     for task in sorted(tasks):
@@ -250,7 +253,6 @@ def _usage(done: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         found[task] = {name: sum(one[name] for one in spent) / examples for name in shares}
         if all("money" in one for one in spent):
             found[task]["money_per_thousand"] = 1000 * sum(one["money"] for one in spent) / examples
-        found[task]["ms"] = 1000 * sum(one["seconds"] for one in spent) / examples
     return found
 
 

@@ -22,8 +22,9 @@ def tally(regimes: Mapping[str, Group], others: Sequence[Group], *, started: str
 
     Returns:
         {"hardware", "started", "finished", "regimes": {name: {"models", "parameters", "bytes", "peak_rss_gb",
-        "seconds", "probe_seconds", "trial_seconds", "wordpieces", "ms_per_text", "texts", "one_by_one"}}}; numbers are
-        means over seeds of sums over a regime's models (of peak memory: the largest), None where nothing finished.
+        "seconds", "probe_seconds", "trial_seconds", "wordpieces", "ms_per_text", "written_ms", "texts",
+        "one_by_one"}}}; numbers are means over seeds of sums over a regime's models (of peak memory: the largest), None
+        where nothing finished; `written_ms` is of each task.
         `hardware` lists each machine with its `threads` a run and how many `runs` it made.
     """
     return {
@@ -86,9 +87,19 @@ def _regime(group: Group) -> dict[str, Any]:
         "trial_seconds": _trial_seconds(group),
         "wordpieces": group.wordpieces(),
         "ms_per_text": _sum([m["ms_per_text"] for m in per_model]),
+        "written_ms": _written_ms([run for runs in everything for run in runs]),
         "texts": min(m["texts"] for m in per_model),
         "one_by_one": all(m["one_by_one"] for m in per_model),
     }
+
+
+def _written_ms(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of models that write: milliseconds for an example of each task's test, over all runs."""
+    found = {}
+    for task in sorted({task for run in runs for task in run.get("usage", {})}):
+        spent = [run["usage"][task] for run in runs if task in run.get("usage", {})]
+        found[task] = 1000 * sum(one["seconds"] for one in spent) / sum(one["examples"] for one in spent)
+    return found
 
 
 def _parameters(found: Mapping[str, Any]) -> dict[str, Any]:

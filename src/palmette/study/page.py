@@ -159,7 +159,7 @@ def _cost(study: Mapping[str, Any], ledger: Mapping[str, Any]) -> Section:
         "training time (without probes) and wordpieces are summed over the models of a regime and averaged over seeds, "
         "of peak memory the largest is taken."
     )
-    writing = tables.usage(study)
+    writing = tables.usage(study, ledger)
     exhibits = (
         Exhibit(tables.cost_quality(study, ledger), (Plate(plots.cost_quality(study, ledger), note),)),
         Exhibit(tables.ledger(study, ledger)),

@@ -228,7 +228,7 @@ def ledger(study: Mapping[str, Any], measured: Mapping[str, Any]) -> Table:
     return _one("Cost of answering all tasks", columns, rows)
 
 
-def usage(study: Mapping[str, Any]) -> Table | None:
+def usage(study: Mapping[str, Any], measured: Mapping[str, Any]) -> Table | None:
     """What models that write spent on each example of test; None where there is none."""
     columns = ("task", "unparseable", "truncated", "prompt tokens", "written tokens", "ms", "money per 1,000")
     groups = []
@@ -240,7 +240,7 @@ def usage(study: Mapping[str, Any]) -> Table | None:
                 f"{100 * spent['truncated']:.1f} %",
                 wording.number(spent["prompt_tokens"], 0),
                 wording.number(spent["written_tokens"], 1),
-                wording.number(spent["ms"], 0),
+                wording.number(measured["regimes"].get(regime, {}).get("written_ms", {}).get(task), 0),
                 wording.number(spent["money_per_thousand"], 4) if "money_per_thousand" in spent else NOTHING,
             )
             for task, spent in found.get("usage", {}).items()
