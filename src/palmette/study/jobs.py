@@ -99,15 +99,16 @@ class Job:
 
 
 def in_order(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs and those that they start from, each once, in waves: a job's start is in an earlier wave."""
+    """The jobs and those that they start from, each once, in waves: a job's start is in an earlier wave.
+
+    Of the same run wanted twice, once with its weights kept, the weights are kept.
+    """
     first: dict[str, Job] = {}
     second: dict[str, Job] = {}
-    for job in jobs:
-        if job.start is not None:
-            first.setdefault(job.start.key, job.start)
-            second.setdefault(job.key, job)
-        else:
-            first.setdefault(job.key, job)
+    for job in (one for wanted in jobs for one in (wanted.start, wanted) if one is not None):
+        wave = first if job.start is None else second
+        if job.keep or job.key not in wave:
+            wave[job.key] = job
     return [wave for wave in (list(first.values()), list(second.values())) if wave]
 
 
