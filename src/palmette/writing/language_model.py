@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from palmette.config import LANGUAGE_MODEL
+from palmette.config import LANGUAGE_MODEL, Config
 from palmette.errors import ConfigError
 from palmette.writing.constraints import Constraint, PieceTokens
 from palmette.writing.prompts import Prompt
@@ -123,8 +123,12 @@ class LanguageModel:
         return list(self.tokenizer("\n".join([*lines, "Answer:"])).input_ids)
 
     def write(self, requests: Sequence[Request], heard: Heard | None = None) -> list[Written]:
-        """Answers, greedily; see `Writer`."""
+        """Answers, greedily; see `Writer`. One that would go beyond what the model takes is cut there."""
         encoded = [self.encode(request.prompt, room=request.longest) for request in requests]
+        requests = [
+            replace(request, longest=min(request.longest, self.limit - len(one.ids)))
+            for request, one in zip(requests, encoded, strict=True)
+        ]
         answers: dict[int, Written] = {}
         for numbers, cache, logits, mask in self._passes(encoded):
 
@@ -139,8 +143,18 @@ class LanguageModel:
         return [answers[number] for number in range(len(requests))]
 
     def likelihoods(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[Likelihoods]:
-        """Log-probabilities of the choices; see `Scorer`."""
+        """Log-probabilities of the choices; see `Scorer`.
+
+        Raises:
+            ConfigError: a choice leaves no room for prompts.
+        """
         tokens = [self.answer_ids(choice) for choice in choices]
+        for choice, ids in zip(choices, tokens, strict=True):
+            if len(ids) > self.limit // 2:
+                raise ConfigError(
+                    f"trunk.max_length: the label {choice[:60]!r} has {len(ids)} of at most {self.limit} subwords, which "
+                    "leaves too few for prompts: raise it, or shorten the label"
+                )
         encoded = [self.encode(prompt, room=max(map(len, tokens))) for prompt in prompts]
         answers: dict[int, Likelihoods] = {}
         for numbers, cache, logits, mask in self._passes(encoded):
@@ -161,9 +175,12 @@ class LanguageModel:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def encode(self, prompt: Prompt, *, room: int) -> Encoded:
-        """A prompt, cut in its middle where it leaves no room for so many tokens of an answer."""
+        """A prompt, cut in its middle where it leaves no room for so many tokens of an answer.
+
+        The answer has at most half of what the model takes: there is always room for the prompt.
+        """
         ids = self.render(prompt)
-        limit = self.limit - room
+        limit = self.limit - min(room, self.limit // 2)
         if len(ids) <= limit:
             return Encoded(ids, truncated=False)
         tail = min(_TAIL, limit // 2)
@@ -284,6 +301,22 @@ class LanguageModel:
                 total = total + follow[:, torch.arange(len(wanted), device=logits.device), wanted].double().sum(1)
             values[:, number] = total.cpu().numpy()
         return values
+
+
+def load_configured(config: Config, *, device: str) -> LanguageModel:
+    """The model that a configuration names, which takes what it asks for.
+
+    Raises:
+        ConfigError: as `LanguageModel.load`, or answers of `writing.longest` leave no room for a prompt.
+    """
+    chat, longest = config.prompting.chat, config.trunk.max_length
+    model = LanguageModel.load(config.trunk.name, device=device, chat=chat, longest=longest)
+    if config.writing.longest is not None and config.writing.longest >= model.limit:
+        raise ConfigError(
+            f"{config.where('writing', 'longest')}: answers of {config.writing.longest} subwords leave no room for a "
+            f"prompt: the model takes {model.limit} for both (trunk.max_length)"
+        )
+    return model
 
 
 def _common(rows: Sequence[Sequence[int]]) -> int:
