@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, normalizers
 
 import palmette
 from fakes import tiny_corpora, tiny_language_model
@@ -21,7 +22,7 @@ from palmette.types import Example, Text
 from palmette.writing.constraints import Constraint
 from palmette.writing.language_model import LanguageModel
 from palmette.writing.predictor import WritingPredictor
-from palmette.writing.prompts import Prompt, Prompter, choose_shots
+from palmette.writing.prompts import Prompt, Prompter, check_prompts, choose_shots
 from palmette.writing.writer import Likelihoods, Message, Request, Written
 
 
@@ -134,6 +135,18 @@ def test_answers_as_long_as_all_that_the_model_takes_are_refused(tmp_path: Path)
     config["trunk"]["max_length"] = 64
     with pytest.raises(ConfigError, match=r"writing\.longest: answers of 64 subwords leave no room .*max_length"):
         palmette.train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("instead", ["", " "])
+def test_a_tokenizer_without_line_breaks_ends_answers_by_its_own_end(tmp_path: Path, instead: str) -> None:
+    folder = tiny_language_model(tmp_path)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.Replace("\n", instead)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    model = LanguageModel.load(str(folder))
+    assert model.answer_ids("yes")[-1] == model.tokenizer.eos_token_id
+    constrained = Request(prompt("Is it?"), 20, lambda done: ("",) if done else ("yes it is", "no"))
+    assert model.write([constrained])[0].text.strip() in {"yes it is", "no"}
 
 
 @pytest.mark.slow
@@ -308,6 +321,22 @@ def test_what_cannot_be_done_with_it_is_said(tmp_path: Path) -> None:
         run.predict("a good film", explain=True)
     with pytest.raises(BundleError, match="no bundle can be written: its model writes its answers"):
         palmette.export(tmp_path / "run", tmp_path / "bundle")
-    bad = declared(tmp_path, prompting={"prompts": {"tone": {"input": "{words}"}}})
-    with pytest.raises(ConfigError, match=r"prompting\.prompts\.tone\.input: .*'words'"):
-        palmette.train(bad, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        ("{words}", "'words'"),
+        ("{text.x}", "'text.x'"),
+        ("{text.upper}", "'text.upper'"),
+        ("{text[a]}", r"'text\[a\]'"),
+        ("{}", "''"),
+        ("{text", "expected '}'"),
+        ("{text:d}", "format code 'd'"),
+        ("{text:{text.x}}", "no attribute 'x'"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_in_is_refused(tmp_path: Path, template: str, problem: str) -> None:
+    config = Config.parse(declared(tmp_path, prompting={"prompts": {"tone": {"input": template}}}))
+    with pytest.raises(ConfigError, match=rf"prompting\.prompts\.tone\.input: {{text}}.*{problem}"):
+        check_prompts(config)

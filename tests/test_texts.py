@@ -26,6 +26,7 @@ def kind(name: str, labels: list[Any], **settings: Any) -> AnyKind:
 
 TAGS = kind("sequence_labeling", [("PROPN", "VERB", "ADP", "PUNCT")])
 SPANS = kind("sequence_labeling", [("B-PER", "I-PER", "O", "B-LOC")], scheme="iob2")
+SPACED = kind("sequence_labeling", [("B-work of art", "O")], scheme="iob2")
 CLASSES = kind("text_classification", ["positive", "negative", "very negative"])
 SETS = kind("multilabel_classification", [frozenset({"flight", "fare", "ground service"})])
 NUMBER = kind("regression", [1.0, 2.6, 4.2, 5.0])
@@ -45,6 +46,12 @@ LABELS: list[tuple[AnyKind, Any, Example, str]] = [
     ),
     (SPANS, ("B-PER", "I-PER", "O", "O", "B-LOC", "I-LOC", "O"), TEXT, "1 B-PER 2 I-PER 5 B-LOC 6 I-LOC"),
     (SPANS, ("O",) * 7, TEXT, "none"),
+    (
+        SPACED,
+        ("B-work of art", "I-work of art", "O", "O", "B-work of art", "O", "O"),
+        TEXT,
+        "1 B-work of art 2 I-work of art 5 B-work of art",
+    ),
     (CLASSES, "very negative", TEXT, "very negative"),
     (SETS, frozenset({"fare", "ground service"}), TEXT, "fare, ground service"),
     (SETS, frozenset(), TEXT, "none"),
@@ -85,7 +92,7 @@ def test_every_written_label_is_among_the_constrained_outputs(
     assert "" in (asked.next_pieces(written, example) or ())
 
 
-@pytest.mark.parametrize("asked", [TAGS, SPANS, CLASSES, SETS, NUMBER], ids=IDS[:5])
+@pytest.mark.parametrize("asked", [TAGS, SPANS, SPACED, CLASSES, SETS, NUMBER])
 @given(seed=st.integers(0, 10_000))
 def test_whatever_the_constraints_allow_is_readable(asked: AnyKind, seed: int) -> None:
     choose = random.Random(seed)  # noqa: S311 - no cryptography

@@ -403,7 +403,7 @@ class SequenceLabeling(Kind[Tags]):
             return (*starts, _NOTHING)
         if written[-1] == _NOTHING:
             return ("",)
-        last, tag = written[-1].split()
+        last, tag = written[-1].split(maxsplit=1)  # a type may have spaces
         place = int(last) + 1
         follow = [f" {place} I-{tag[2:]}"] if place <= count else []
         starts = [f" {number} {begin}" for number in range(place, count + 1) for begin in self._beginnings]

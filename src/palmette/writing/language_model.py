@@ -48,7 +48,8 @@ class LanguageModel:
         longest: most tokens of a prompt and its answer; None: what the model has positions for.
 
     Raises:
-        ConfigError: `chat` is wanted and the tokenizer has no template, or `longest` is more than the model takes.
+        ConfigError: `chat` is wanted and the tokenizer has no template, `longest` is more than the model takes, or the
+            tokenizer has nothing to end an answer with.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class LanguageModel:
         self.limit = longest or positions
         # Without turns to end, an answer is the rest of a line behind "Answer:".
         self._lead = "" if self.chat else " "
-        self._end: int = tokenizer.eos_token_id if self.chat else self._plain("\n")[-1]
+        self._end = self._answer_end()
         self._pieces = PieceTokens(self._plain, self._end, lead=self._lead)
         ends = model.generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
@@ -170,6 +171,15 @@ class LanguageModel:
     def answer_ids(self, text: str) -> list[int]:
         """A given answer as the model would write it, its end included: `very good` must not win for being `very`."""
         return [*self._plain(self._lead + text), self._end]
+
+    def _answer_end(self) -> int:
+        """What ends an answer: the turn's end, or the line's; some tokenizers drop line breaks, or make them spaces."""
+        line = [] if self.chat else self._plain("\n")[-1:]
+        if "\n" in self.tokenizer.decode(line):
+            return line[0]
+        if self.tokenizer.eos_token_id is None:
+            raise ConfigError("trunk.name: the model's tokenizer has no token that ends a text (eos_token)")
+        return int(self.tokenizer.eos_token_id)
 
     def _plain(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
