@@ -760,6 +760,16 @@ def test_a_tuned_language_model_stands_beside_itself_untuned(tmp_path: Path, ada
     assert costs["multi_task"]["parameters"]["trained"] == costs["multi_task"]["parameters"]["total"]
 
 
+def test_a_local_model_is_tuned_beside_a_remote_one_that_is_asked(tmp_path: Path) -> None:
+    endpoint = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "token_budget": 9}
+    data = small(tmp_path, ("pos", "tone")).model_dump(mode="json", exclude_none=True)
+    config = Config.parse(data | {"families": {"causal_lm": {"endpoint": endpoint, "trunk": {"name": "local"}}}})
+    setting = Setting(config, Plan.make(config, regimes=["zero_shot", "lora"]), {"pos": 1, "tone": 1})
+    (asked,), (tuned,) = (REGIMES[name](setting) for name in ("zero_shot", "lora"))
+    assert asked.config.endpoint is not None
+    assert (tuned.config.endpoint, tuned.config.trunk.name) == (None, "local")
+
+
 def test_settings_of_another_family_are_checked_with_the_rest(tmp_path: Path) -> None:
     data = small(tmp_path, ("pos", "tone")).model_dump(mode="json", exclude_none=True)
     with pytest.raises(ConfigError, match=r"families\.causal_lm: .*prompting\.shots"):

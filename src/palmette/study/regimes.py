@@ -199,7 +199,8 @@ def few_shot(setting: Setting) -> list[ModelPlan]:
 
 def lora(setting: Setting) -> list[ModelPlan]:
     """Adapters of a language model learn to answer the prompts of all tasks, one for all or one for each."""
-    config = setting.config.in_family("causal_lm", prompting={"shots": 0}, lora={})
+    # Where a remote model is asked, adapters are those of the local one (families.causal_lm.trunk).
+    config = setting.config.in_family("causal_lm", prompting={"shots": 0}, lora={}, endpoint=None)
     return [ModelPlan(setting.tasks, config, search=ADAPTING, keep=True)]
 
 
