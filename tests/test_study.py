@@ -388,6 +388,12 @@ def test_a_study_needs_two_tasks_and_two_epochs_for_two_stages(tmp_path: Path) -
         Plan.make(small(tmp_path / "two", ("pos", "tone"), epochs=1))
 
 
+def test_a_study_of_a_configuration_that_writes_is_refused(tmp_path: Path) -> None:
+    data = small(tmp_path, ("pos", "tone")).model_dump(mode="json", exclude_none=True)
+    with pytest.raises(ConfigError, match=r"family: .* of family: heads.*goes under families: text2text:"):
+        Plan.make(Config.parse(data | {"family": "text2text"}))
+
+
 def test_budgets_are_read() -> None:
     assert read_budget("trials=4, examples=20000") == {"trials": "4", "examples": "20000"}
     assert read_budget(None) == {}

@@ -81,6 +81,12 @@ class Plan(Settings):
             problem = error.errors(include_url=False)[0]
             place = ".".join(map(str, problem["loc"])) or "study"
             raise ConfigError(f"{place}: {problem['msg'].removeprefix('Value error, ')}") from error
+        if config.family != "heads":
+            # Its single_task and multi_task would be models that write, under names that say heads.
+            raise ConfigError(
+                f"{config.where('family')}: a study is made from a configuration of family: heads; what a regime of "
+                f"{config.family} needs (trunk, training, writing, prompting, ...) goes under families: {config.family}:"
+            )
         for name in ("support", "curve_task"):
             task = getattr(plan, name)
             if task is not None and task not in config.tasks:
