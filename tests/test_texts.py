@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from palmette.config import Config, TaskConfig
 from palmette.errors import ConfigError
 from palmette.kinds import AnyKind, check_family, find_kind
-from palmette.types import Answer, Example, Text
+from palmette.types import Answer, Example, Prediction, Text
 
 WORDS = ("Peter", "Black", "moved", "to", "New", "York", ".")
 TEXT = Example(Text(WORDS), {})
@@ -126,6 +126,10 @@ def test_no_output_breaks_the_reader(asked: AnyKind, example: Example, text: str
         (SPAN, (), PAIR, "f1"),
         (SPAN, (), PAIR, "exact_match"),
         (TEXTS, ("words",), TEXT, "rouge_l"),
+        (TEXTS, ("A", "!"), TEXT, "exact_match"),
+        (TEXTS, ("A", "!"), TEXT, "f1"),
+        (SPANS, ("O",) * 7, TEXT, "accuracy"),
+        (SPANS, ("O", "B-PER", *("O",) * 5), TEXT, "span_f1"),
     ],
 )
 def test_what_cannot_be_read_is_never_right(asked: AnyKind, gold: Any, example: Example, metric: str) -> None:
@@ -133,7 +137,8 @@ def test_what_cannot_be_read_is_never_right(asked: AnyKind, gold: Any, example: 
     label, readable = asked.read_text(output, example)
     assert not readable
     assert asked.score([gold], [label])[metric] == 0
-    assert asked.combine(asked.parts([gold], [label]).sum(0)) == 0
+    scored = type(asked)("task", asked.config.model_copy(update={"metric": metric}), asked.state)
+    assert scored.combine(scored.parts([gold], [label]).sum(0)) == 0
 
 
 def test_a_number_that_cannot_be_read_is_as_wrong_as_it_can_be() -> None:
@@ -156,6 +161,15 @@ def test_missing_words_and_repeated_numbers_are_counted() -> None:
     assert tags[:3] == ("PROPN", "\ufffd", "VERB")
     spans, readable = SPANS.read_text("2 I-PER", TEXT)
     assert (spans[1], readable) == ("B-PER", False)
+    shown = SPANS.render(Prediction(spans, (1.0,) * 7), TEXT)
+    assert shown["tags"] == ["O", "B-PER", "O", "O", "O", "O", "O"]
+    assert [span["words"] for span in shown["spans"]] == [[1, 2]]
+
+
+@pytest.mark.parametrize(("text", "score"), [("a", 1), ("The", 0), ("B", 0), ("?", 0)])
+def test_texts_of_which_nothing_is_left_are_compared_as_they_are(text: str, score: float) -> None:
+    found = TEXTS.score([("A",)], [(text,)])
+    assert found["exact_match"] == found["f1"] == score
 
 
 def test_generation_takes_the_best_reference() -> None:
