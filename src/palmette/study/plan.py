@@ -101,6 +101,9 @@ class Plan(Settings):
                 f"{config.where('tasks', task, 'kind')}: {config.tasks[task].kind} has no head, so that none of the "
                 f"regimes can answer it: add one of {', '.join(WRITING)} (--regimes)"
             )
+        writing = [regime for regime in plan.regimes if regime in WRITING]
+        if writing and not any(find_kind(declared.kind).has_text() for declared in config.tasks.values()):
+            raise ConfigError(f"regimes: none of the tasks can be put as text, as {', '.join(writing)} needs it")
         if "sequential" in plan.regimes and config.training.epochs < 2:
             raise ConfigError("training.epochs: the sequential regime spends half of them on each stage: 2 or more")
         if plan.examples is not None and plan.examples < config.training.epochs:
