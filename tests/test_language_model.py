@@ -235,6 +235,16 @@ def test_calibration_takes_out_what_the_model_says_to_nothing() -> None:
     assert calibrated.confidence == pytest.approx(np.e / (1 + np.e))
 
 
+@pytest.mark.parametrize(("paired", "asked"), [(False, "N/A"), (True, "First: N/A\nSecond: N/A")])
+def test_calibration_asks_of_nothing_in_the_form_of_the_task(paired: bool, asked: str) -> None:
+    parrot = Parrot({}, {"good": 5.0, "bad": 0.0})
+    kinds = kinds_of(tone=["good", "bad"])
+    kinds["tone"].state["paired"] = paired
+    text = Text(("so", "bad"))
+    asking(kinds, parrot, scorer=parrot, calibrated=True).answer([Example(text, {}, pair=text if paired else None)])
+    assert parrot.asked[0][-1]["content"].partition("\n\n")[2] == asked
+
+
 def declared(folder: Path, **changes: Any) -> dict[str, Any]:
     tasks = {"tone": {"kind": "text_classification"}, "pos": {"kind": "sequence_labeling"}}
     source = tiny_corpora(folder / "data", examples=12)[0]

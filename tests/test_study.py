@@ -884,7 +884,7 @@ def test_a_study_in_which_nobody_can_answer_a_task_is_refused_at_once(tmp_path: 
 class Wordless(TextClassification):
     """Of another package, which does not say how it is put as text."""
 
-    target_text = Kind.target_text  # type: ignore[assignment]
+    target_text = Kind.target_text
 
 
 @pytest.fixture

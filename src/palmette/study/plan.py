@@ -84,8 +84,8 @@ class Plan(Settings):
         if config.family != "heads":
             # Its single_task and multi_task would be models that write, under names that say heads.
             raise ConfigError(
-                f"{config.where('family')}: a study is made from a configuration of family: heads; what a regime of "
-                f"{config.family} needs (trunk, training, writing, prompting, ...) goes under families: {config.family}:"
+                f"{config.where('family')}: a study is made from a configuration of family: heads; what regimes of "
+                f"{config.family} need (trunk, training, writing, ...) goes under families: {config.family}:"
             )
         for name in ("support", "curve_task"):
             task = getattr(plan, name)

@@ -153,8 +153,8 @@ class LanguageModel:
         for choice, ids in zip(choices, tokens, strict=True):
             if len(ids) > self.limit // 2:
                 raise ConfigError(
-                    f"trunk.max_length: the label {choice[:60]!r} has {len(ids)} of at most {self.limit} subwords, which "
-                    "leaves too few for prompts: raise it, or shorten the label"
+                    f"trunk.max_length: the label {choice[:60]!r} has {len(ids)} of at most {self.limit} subwords, "
+                    "which leaves too few for prompts: raise it, or shorten the label"
                 )
         encoded = [self.encode(prompt, room=max(map(len, tokens))) for prompt in prompts]
         answers: dict[int, Likelihoods] = {}

@@ -19,8 +19,11 @@ Prompt = tuple[Message, ...]
 Choose = Callable[[str, Example], Sequence[Example]]  # task, asked example -> its shots, the last shown last
 Embed = Callable[[Sequence[Example]], NDArray[np.float32]]  # examples -> [examples, width], of length 1
 
-# An input that says nothing: what a model answers to it is its bias (Zhao et al. 2021).
-CONTENT_FREE = Example(Text(("N/A",)), {}, pair=Text(("N/A",)))
+
+def content_free(kind: AnyKind) -> Example:
+    """An input of the task's form that says nothing: what a model answers to it is its bias (Zhao et al. 2021)."""
+    nothing = Text(("N/A",))
+    return Example(nothing, {}, pair=nothing if kind.state.get("paired") else None)
 
 
 def source_text(task: str, kind: AnyKind, example: Example) -> str:
@@ -81,7 +84,9 @@ def check_prompts(config: Config) -> None:
         problem = _problem(prompt.input) if prompt.input is not None else None
         if problem is not None:
             where = config.where("prompting", "prompts", task, "input")
-            raise ConfigError(f"{where}: {{text}}, {{pair}} and {{input}} are filled in (other braces doubled): {problem}")
+            raise ConfigError(
+                f"{where}: {{text}}, {{pair}} and {{input}} are filled in (other braces doubled): {problem}"
+            )
 
 
 def _problem(template: str) -> str | None:
