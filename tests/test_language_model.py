@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from tokenizers import Tokenizer, normalizers
 
 import palmette
 from fakes import tiny_corpora, tiny_language_model
 from palmette.config import LANGUAGE_MODEL, Config, TaskConfig
+from palmette.console import show_prediction
 from palmette.corpus import load_corpus
 from palmette.errors import BundleError, ConfigError, RunError
 from palmette.kinds import find_kind
@@ -233,6 +235,37 @@ def test_calibration_takes_out_what_the_model_says_to_nothing() -> None:
     calibrated = asking(kinds, parrot, scorer=parrot, calibrated=True).answer([text])[0]["tone"]
     assert (plain.label, calibrated.label) == ("good", "bad")
     assert calibrated.confidence == pytest.approx(np.e / (1 + np.e))
+
+
+def test_an_answer_says_that_it_could_not_be_read() -> None:
+    names = ["text_classification", "multilabel_classification", "regression", "extractive_qa", "generation"]
+    states: list[dict[str, Any]] = [{"labels": ["bad", "good"]}] * 2
+    states += [{"mean": 0.0, "deviation": 1.0}, {"unanswerable": True}, {}]
+    tags = {"labels": ["B-PER", "I-PER", "O"]}
+    kinds: Any = {name: find_kind(name)(name, TaskConfig(kind=name), state) for name, state in zip(names, states, strict=True)}
+    labeling = find_kind("sequence_labeling")
+    kinds["tags"] = labeling("tags", TaskConfig(kind="sequence_labeling"), tags)
+    kinds["spans"] = labeling("spans", TaskConfig(kind="sequence_labeling", scheme="iob2"), tags)
+    asked = Example(Text(("so", "it", "is")), {}, pair=Text(("it", "is")))
+    predictor = asking(kinds, Parrot({"it is": " "}, {}))
+    rendered = predictor.render(asked, predictor.answer([asked])[0])["tasks"]
+    json.dumps(rendered, allow_nan=False)
+    assert rendered == {
+        "text_classification": {"readable": False},
+        "multilabel_classification": {"labels": [], "readable": False},
+        "regression": {"readable": False},
+        "extractive_qa": {"answer": None, "readable": False},
+        "generation": {"text": "", "readable": False},
+        "tags": {"tags": ["", "", ""], "readable": False},
+        "spans": {"tags": ["O", "O", "O"], "spans": [], "readable": False},
+    }
+    with (console := Console(width=80)).capture() as capture:
+        show_prediction(console, predictor.render(asked, predictor.answer([asked])[0]))
+    assert capture.get().count("could not be read") == 6, "all but the tags, which stand under the words"
+    parrot = Parrot({"so it is": "good"}, {})
+    said = asking(kinds_of(tone=["bad", "good"]), parrot)
+    example = said.example("so it is")
+    assert said.render(example, said.answer([example])[0])["tasks"] == {"tone": {"label": "good"}}
 
 
 @pytest.mark.parametrize(("paired", "asked"), [(False, "N/A"), (True, "First: N/A\nSecond: N/A")])

@@ -167,7 +167,7 @@ class MultilabelClassification(Kind[frozenset[str]]):
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         members: Any = prediction.label
         confidence = self.calibration.mean(float(prediction.confidence))  # type: ignore[arg-type]
-        return {"labels": sorted(members), "confidence": round(confidence, 4)}
+        return {"labels": sorted(members - {UNREADABLE}), "confidence": round(confidence, 4)}
 
 
 def _sigmoid(logits: Array) -> Array:

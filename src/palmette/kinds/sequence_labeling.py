@@ -426,7 +426,8 @@ class SequenceLabeling(Kind[Tags]):
         confidence: Any = prediction.confidence
         if self.config.scheme is None:
             means = self.calibration.means(confidence).tolist()
-            return {"tags": list(tags), "confidence": [round(value, 4) for value in means]}
+            shown = ["" if tag == UNREADABLE else tag for tag in tags]
+            return {"tags": shown, "confidence": [round(value, 4) for value in means]}
         text, places = example.text.string, example.text.spans
         return {
             "tags": ["O" if tag == UNREADABLE else tag for tag in tags],

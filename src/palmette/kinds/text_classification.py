@@ -135,4 +135,5 @@ class TextClassification(Kind[str]):
 
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         confidence = self.calibration.mean(float(prediction.confidence))  # type: ignore[arg-type]
-        return {"label": prediction.label, "confidence": round(confidence, 4)}
+        named = {} if prediction.label == UNREADABLE else {"label": prediction.label}
+        return {**named, "confidence": round(confidence, 4)}

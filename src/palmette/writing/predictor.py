@@ -52,9 +52,14 @@ class Aloud(AnyPredictor):
     """Answers by writing, here or in another process, and can be heard meanwhile."""
 
     def render(self, example: Example, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
-        """Predictions as JSON, which has no NaN: what is written without a probability has no `confidence`."""
+        """Predictions as JSON, which has no NaN: what is written without a probability has no `confidence`.
+
+        Where not all that was written could be read, the answer says `"readable": false`.
+        """
         rendered = super().render(example, predictions)
-        for found in rendered["tasks"].values():
+        for task, found in rendered["tasks"].items():
+            if predictions[task].readable is False:
+                found["readable"] = False
             for part in (found, *found.get("spans", ())):
                 if not np.isfinite(part.get("confidence", 0.0)).all():
                     del part["confidence"]
