@@ -242,7 +242,9 @@ def test_an_answer_says_that_it_could_not_be_read() -> None:
     states: list[dict[str, Any]] = [{"labels": ["bad", "good"]}] * 2
     states += [{"mean": 0.0, "deviation": 1.0}, {"unanswerable": True}, {}]
     tags = {"labels": ["B-PER", "I-PER", "O"]}
-    kinds: Any = {name: find_kind(name)(name, TaskConfig(kind=name), state) for name, state in zip(names, states, strict=True)}
+    kinds: Any = {
+        name: find_kind(name)(name, TaskConfig(kind=name), state) for name, state in zip(names, states, strict=True)
+    }
     labeling = find_kind("sequence_labeling")
     kinds["tags"] = labeling("tags", TaskConfig(kind="sequence_labeling"), tags)
     kinds["spans"] = labeling("spans", TaskConfig(kind="sequence_labeling", scheme="iob2"), tags)

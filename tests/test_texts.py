@@ -68,6 +68,25 @@ def test_a_label_is_written_and_read_back(asked: AnyKind, label: Any, example: E
     assert asked.read_text(text, example) == (label, True)
 
 
+ODD = ["etc.", "Smith, J.", "smith", "Smith", "a b", "ab", "none", "*", ":(", '"']
+
+
+@pytest.mark.parametrize("name", ["text_classification", "multilabel_classification", "sequence_labeling"])
+@given(chosen=st.sets(st.sampled_from(ODD)))
+def test_odd_labels_survive_writing_and_reading(name: str, chosen: set[str]) -> None:
+    if name == "multilabel_classification":
+        asked = kind(name, [frozenset(ODD)])
+        labels: list[Any] = [frozenset(chosen)]
+    elif name == "sequence_labeling":
+        asked = kind(name, [tuple(ODD)])
+        labels = [tuple(sorted(chosen)[:1] * len(WORDS))] if chosen else []
+    else:
+        asked = kind(name, ODD)
+        labels = sorted(chosen)
+    for label in labels:
+        assert asked.read_text(asked.target_text(label, TEXT), TEXT) == (label, True)
+
+
 @pytest.mark.parametrize(("asked", "label", "example", "text"), LABELS)
 def test_what_a_lower_casing_tokenizer_leaves_of_it_is_read(
     asked: AnyKind, label: Any, example: Example, text: str

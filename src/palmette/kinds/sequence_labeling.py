@@ -380,7 +380,7 @@ class SequenceLabeling(Kind[Tags]):
         for number, written in self._pair_pattern.findall(output):
             place = int(number)
             if last < place <= count:
-                tags[place - 1] = self._by_squeezed[squeeze(written)]
+                tags[place - 1] = written if written in self._number else self._by_squeezed[squeeze(written)]
                 last = place
             else:
                 readable = False
