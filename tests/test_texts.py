@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from palmette.config import Config, TaskConfig
 from palmette.errors import ConfigError
 from palmette.kinds import AnyKind, check_family, find_kind
-from palmette.types import Answer, Example, Text
+from palmette.types import Answer, Example, Prediction, Text
 
 WORDS = ("Peter", "Black", "moved", "to", "New", "York", ".")
 TEXT = Example(Text(WORDS), {})
@@ -26,6 +26,7 @@ def kind(name: str, labels: list[Any], **settings: Any) -> AnyKind:
 
 TAGS = kind("sequence_labeling", [("PROPN", "VERB", "ADP", "PUNCT")])
 SPANS = kind("sequence_labeling", [("B-PER", "I-PER", "O", "B-LOC")], scheme="iob2")
+SPACED = kind("sequence_labeling", [("B-work of art", "O")], scheme="iob2")
 CLASSES = kind("text_classification", ["positive", "negative", "very negative"])
 SETS = kind("multilabel_classification", [frozenset({"flight", "fare", "ground service"})])
 NUMBER = kind("regression", [1.0, 2.6, 4.2, 5.0])
@@ -45,6 +46,12 @@ LABELS: list[tuple[AnyKind, Any, Example, str]] = [
     ),
     (SPANS, ("B-PER", "I-PER", "O", "O", "B-LOC", "I-LOC", "O"), TEXT, "1 B-PER 2 I-PER 5 B-LOC 6 I-LOC"),
     (SPANS, ("O",) * 7, TEXT, "none"),
+    (
+        SPACED,
+        ("B-work of art", "I-work of art", "O", "O", "B-work of art", "O", "O"),
+        TEXT,
+        "1 B-work of art 2 I-work of art 5 B-work of art",
+    ),
     (CLASSES, "very negative", TEXT, "very negative"),
     (SETS, frozenset({"fare", "ground service"}), TEXT, "fare, ground service"),
     (SETS, frozenset(), TEXT, "none"),
@@ -59,6 +66,25 @@ LABELS: list[tuple[AnyKind, Any, Example, str]] = [
 def test_a_label_is_written_and_read_back(asked: AnyKind, label: Any, example: Example, text: str) -> None:
     assert asked.target_text(label, example) == text
     assert asked.read_text(text, example) == (label, True)
+
+
+ODD = ["etc.", "Smith, J.", "smith", "Smith", "a b", "ab", "none", "*", ":(", '"']
+
+
+@pytest.mark.parametrize("name", ["text_classification", "multilabel_classification", "sequence_labeling"])
+@given(chosen=st.sets(st.sampled_from(ODD)))
+def test_odd_labels_survive_writing_and_reading(name: str, chosen: set[str]) -> None:
+    if name == "multilabel_classification":
+        asked = kind(name, [frozenset(ODD)])
+        labels: list[Any] = [frozenset(chosen)]
+    elif name == "sequence_labeling":
+        asked = kind(name, [tuple(ODD)])
+        labels = [tuple(sorted(chosen)[:1] * len(WORDS))] if chosen else []
+    else:
+        asked = kind(name, ODD)
+        labels = sorted(chosen)
+    for label in labels:
+        assert asked.read_text(asked.target_text(label, TEXT), TEXT) == (label, True)
 
 
 @pytest.mark.parametrize(("asked", "label", "example", "text"), LABELS)
@@ -85,7 +111,7 @@ def test_every_written_label_is_among_the_constrained_outputs(
     assert "" in (asked.next_pieces(written, example) or ())
 
 
-@pytest.mark.parametrize("asked", [TAGS, SPANS, CLASSES, SETS, NUMBER], ids=IDS[:5])
+@pytest.mark.parametrize("asked", [TAGS, SPANS, SPACED, CLASSES, SETS, NUMBER])
 @given(seed=st.integers(0, 10_000))
 def test_whatever_the_constraints_allow_is_readable(asked: AnyKind, seed: int) -> None:
     choose = random.Random(seed)  # noqa: S311 - no cryptography
@@ -119,6 +145,10 @@ def test_no_output_breaks_the_reader(asked: AnyKind, example: Example, text: str
         (SPAN, (), PAIR, "f1"),
         (SPAN, (), PAIR, "exact_match"),
         (TEXTS, ("words",), TEXT, "rouge_l"),
+        (TEXTS, ("A", "!"), TEXT, "exact_match"),
+        (TEXTS, ("A", "!"), TEXT, "f1"),
+        (SPANS, ("O",) * 7, TEXT, "accuracy"),
+        (SPANS, ("O", "B-PER", *("O",) * 5), TEXT, "span_f1"),
     ],
 )
 def test_what_cannot_be_read_is_never_right(asked: AnyKind, gold: Any, example: Example, metric: str) -> None:
@@ -126,7 +156,8 @@ def test_what_cannot_be_read_is_never_right(asked: AnyKind, gold: Any, example: 
     label, readable = asked.read_text(output, example)
     assert not readable
     assert asked.score([gold], [label])[metric] == 0
-    assert asked.combine(asked.parts([gold], [label]).sum(0)) == 0
+    scored = type(asked)("task", asked.config.model_copy(update={"metric": metric}), asked.state)
+    assert scored.combine(scored.parts([gold], [label]).sum(0)) == 0
 
 
 def test_a_number_that_cannot_be_read_is_as_wrong_as_it_can_be() -> None:
@@ -149,6 +180,15 @@ def test_missing_words_and_repeated_numbers_are_counted() -> None:
     assert tags[:3] == ("PROPN", "\ufffd", "VERB")
     spans, readable = SPANS.read_text("2 I-PER", TEXT)
     assert (spans[1], readable) == ("B-PER", False)
+    shown = SPANS.render(Prediction(spans, (1.0,) * 7), TEXT)
+    assert shown["tags"] == ["O", "B-PER", "O", "O", "O", "O", "O"]
+    assert [span["words"] for span in shown["spans"]] == [[1, 2]]
+
+
+@pytest.mark.parametrize(("text", "score"), [("a", 1), ("The", 0), ("B", 0), ("?", 0)])
+def test_texts_of_which_nothing_is_left_are_compared_as_they_are(text: str, score: float) -> None:
+    found = TEXTS.score([("A",)], [(text,)])
+    assert found["exact_match"] == found["f1"] == score
 
 
 def test_generation_takes_the_best_reference() -> None:

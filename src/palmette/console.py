@@ -19,6 +19,7 @@ _COLOURS = (
     "bold black on bright_green",
     "bold black on plum1",
 )
+_UNREAD = "could not be read"
 _DETAIL = {"examples"}
 
 
@@ -325,7 +326,8 @@ def show_prediction(console: Console, answer: Mapping[str, Any]) -> None:
     for task, found in tasks.items():
         if "spans" in found:
             if not found["spans"]:
-                console.print(Markup(f"  {task}: none", style="dim"))
+                nothing = "none" if found.get("readable", True) else _UNREAD
+                console.print(Markup(f"  {task}: {nothing}", style="dim"))
         elif "tags" in found:
             _tags_under_words(console, answer["words"], found["tags"])
         else:
@@ -385,6 +387,8 @@ def _tags_under_words(console: Console, words: Sequence[str], tags: Sequence[str
 
 
 def _plain(found: Mapping[str, Any]) -> str:
+    if found.get("readable") is False and not found.get("labels"):
+        return _UNREAD
     confidence = f"  ({found['confidence']:.0%})" if "confidence" in found else ""
     for key in ("label", "value", "answer"):
         if key in found:

@@ -106,9 +106,18 @@ def squad(gold: Sequence[Sequence[Answer]], predicted: Sequence[Sequence[Answer]
     return {"exact_match": exact / len(gold), "f1": overlap / len(gold)}
 
 
+def exact_match(gold: str, predicted: str) -> float:
+    """Whether two texts are equal, normalised as SQuAD's; where nothing is left of either, as they are but for case."""
+    wanted, found = normalize_answer(gold), normalize_answer(predicted)
+    if not wanted and not found:
+        wanted, found = gold.strip().casefold(), predicted.strip().casefold()
+    return float(wanted == found)
+
+
 def token_f1(gold: str, predicted: str) -> float:
-    """Token F1 of two texts, normalised as SQuAD's."""
-    return _token_f1(normalize_answer(gold).split(), normalize_answer(predicted).split())
+    """Token F1 of two texts, normalised as SQuAD's; where nothing is left of either, their exact match."""
+    wanted, found = normalize_answer(gold).split(), normalize_answer(predicted).split()
+    return _token_f1(wanted, found) if wanted or found else exact_match(gold, predicted)
 
 
 def rouge(references: Sequence[str], text: str) -> dict[str, float]:

@@ -138,6 +138,7 @@ class Generation(Kind[References]):
 
 
 def _first(texts: References) -> str:
+    """The text; of what nobody could read the empty one, which no reference is."""
     return texts[0] if texts and texts[0] != UNREADABLE else ""
 
 
@@ -145,5 +146,5 @@ def _example_scores(references: References, text: str) -> dict[str, float]:
     """The best over the references of each metric that is a mean over examples."""
     return metrics.rouge(references, text) | {
         "f1": max(metrics.token_f1(reference, text) for reference in references),
-        "exact_match": float(max(metrics.normalize_answer(r) == metrics.normalize_answer(text) for r in references)),
+        "exact_match": max(metrics.exact_match(reference, text) for reference in references),
     }

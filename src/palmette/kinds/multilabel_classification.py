@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-_NOTHING = "none"  # how an empty set is written
+_MARKS = " .\n\"'`"  # what some models put around a label
 
 
 class MultilabelClassification(Kind[frozenset[str]]):
@@ -142,24 +143,49 @@ class MultilabelClassification(Kind[frozenset[str]]):
     def instruction(self) -> str:
         return (
             f"Which of these hold for the text: {', '.join(self.labels)}? "
-            f"Write them in this order, separated by commas, or {_NOTHING}."
+            f"Write them in this order, separated by commas, or {self._nothing}."
         )
 
     def target_text(self, label: frozenset[str], example: Example) -> str:
-        return ", ".join(sorted(label)) or _NOTHING
+        return ", ".join(sorted(label)) or self._nothing
 
     def read_text(self, output: str, example: Example) -> tuple[frozenset[str], bool]:
-        known = {squeeze(label): label for label in self.labels}
-        parts = [squeeze(part.strip(" .\n\"'`")) for part in output.strip().split(",")]
-        if parts == [_NOTHING]:
+        if squeeze(output.strip(_MARKS)) == squeeze(self._nothing):
             return frozenset(), True
-        if all(part in known for part in parts):
-            return frozenset(known[part] for part in parts), True
-        return frozenset({UNREADABLE, *(known[part] for part in parts if part in known)}), False
+        parts = output.split(",")
+        members, start = set(), 0
+        while start < len(parts):
+            member, start = self._next_member(parts, start)
+            members.add(member)
+        return frozenset(members), UNREADABLE not in members
+
+    def _next_member(self, parts: Sequence[str], start: int) -> tuple[str, int]:
+        """The longest label at a place of an output, and the place behind it: labels may have commas, too."""
+        for stop in range(min(len(parts), start + self._most_parts), start, -1):
+            written = ",".join(parts[start:stop])
+            for bare in (written.strip(), written.strip(_MARKS)):
+                label = bare if bare in self._number else self._by_squeezed.get(squeeze(bare))
+                if label is not None:
+                    return label, stop
+        return UNREADABLE, start + 1
+
+    @cached_property
+    def _by_squeezed(self) -> dict[str, str]:
+        return {squeeze(label): label for label in self.labels}
+
+    @cached_property
+    def _most_parts(self) -> int:
+        """Of how many parts between commas a label is at most."""
+        return 1 + max((label.count(",") for label in self.labels), default=0)
+
+    @cached_property
+    def _nothing(self) -> str:
+        """How an empty set is written."""
+        return "none" if "none" not in self._by_squeezed else "no label"
 
     def next_pieces(self, written: tuple[str, ...], example: Example) -> tuple[str, ...]:
         if not written:
-            return (*self.labels, _NOTHING)
+            return (*self.labels, self._nothing)
         last = written[-1].removeprefix(", ")
         later = self.labels[self._number[last] + 1 :] if last in self._number else ()
         return (*(f", {label}" for label in later), "")
@@ -167,7 +193,7 @@ class MultilabelClassification(Kind[frozenset[str]]):
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         members: Any = prediction.label
         confidence = self.calibration.mean(float(prediction.confidence))  # type: ignore[arg-type]
-        return {"labels": sorted(members), "confidence": round(confidence, 4)}
+        return {"labels": sorted(members - {UNREADABLE}), "confidence": round(confidence, 4)}
 
 
 def _sigmoid(logits: Array) -> Array:

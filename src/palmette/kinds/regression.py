@@ -171,4 +171,5 @@ class Regression(Kind[float]):
         return tuple(self._write(number * self._step) for number in range(low, high + 1))
 
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
-        return {"value": round(float(prediction.label), 4)}  # type: ignore[arg-type]
+        value = float(prediction.label)  # type: ignore[arg-type]
+        return {} if math.isnan(value) else {"value": round(value, 4)}  # NaN: nobody could read it

@@ -55,12 +55,15 @@ def split_tag(tag: str, scheme: Scheme) -> tuple[str, str]:
 
 
 def read_spans(tags: Sequence[str], scheme: Scheme) -> list[Span]:
-    """The spans that tags of a scheme write, read as conlleval reads them: an invalid `I-` begins a span."""
+    """The spans that tags of a scheme write, read as conlleval reads them: an invalid `I-` begins a span.
+
+    A word of which nobody could read what a model wrote is in none.
+    """
     spans: list[Span] = []
     start, current = 0, ""
     previous = "O"
     for position, tag in enumerate([*tags, "O"]):
-        prefix, kind = split_tag(tag, scheme)
+        prefix, kind = split_tag(tag, scheme) if tag != UNREADABLE else ("O", "")
         begins = prefix in "BS" or (prefix in "IE" and (current != kind or previous in "ES"))
         if current and (begins or prefix == "O"):
             spans.append((start, position, current))
@@ -364,7 +367,10 @@ class SequenceLabeling(Kind[Tags]):
         return " ".join(kept) or _NOTHING
 
     def read_text(self, output: str, example: Example) -> tuple[Tags, bool]:
-        """Every number with a tag behind it counts, whatever else is written; a word that is missing has no tag."""
+        """Every number with a tag behind it counts, whatever else is written; a word that is missing has no tag.
+
+        With a scheme a missing word is in no span. Where not all could be read, that is not known of it: no tag either.
+        """
         count = len(example.text.words)
         empty = UNREADABLE if self.config.scheme is None else "O"
         tags = [empty] * count
@@ -374,14 +380,16 @@ class SequenceLabeling(Kind[Tags]):
         for number, written in self._pair_pattern.findall(output):
             place = int(number)
             if last < place <= count:
-                tags[place - 1] = self._by_squeezed[squeeze(written)]
+                tags[place - 1] = written if written in self._number else self._by_squeezed[squeeze(written)]
                 last = place
             else:
                 readable = False
         if self.config.scheme is None:
             return tuple(tags), readable and UNREADABLE not in tags
         valid = write_iob2(read_spans(tags, "iob2"), count)
-        return valid, readable and valid == tuple(tags)
+        if readable and valid == tuple(tags):
+            return valid, True
+        return tuple(UNREADABLE if tag == "O" else tag for tag in valid), False
 
     @cached_property
     def _by_squeezed(self) -> dict[str, str]:
@@ -403,7 +411,7 @@ class SequenceLabeling(Kind[Tags]):
             return (*starts, _NOTHING)
         if written[-1] == _NOTHING:
             return ("",)
-        last, tag = written[-1].split()
+        last, tag = written[-1].split(maxsplit=1)  # a type may have spaces
         place = int(last) + 1
         follow = [f" {place} I-{tag[2:]}"] if place <= count else []
         starts = [f" {number} {begin}" for number in range(place, count + 1) for begin in self._beginnings]
@@ -418,10 +426,11 @@ class SequenceLabeling(Kind[Tags]):
         confidence: Any = prediction.confidence
         if self.config.scheme is None:
             means = self.calibration.means(confidence).tolist()
-            return {"tags": list(tags), "confidence": [round(value, 4) for value in means]}
+            shown = ["" if tag == UNREADABLE else tag for tag in tags]
+            return {"tags": shown, "confidence": [round(value, 4) for value in means]}
         text, places = example.text.string, example.text.spans
         return {
-            "tags": list(tags),
+            "tags": ["O" if tag == UNREADABLE else tag for tag in tags],
             "spans": [
                 {
                     "label": kind,

@@ -124,6 +124,8 @@ class TextClassification(Kind[str]):
 
     def read_text(self, output: str, example: Example) -> tuple[str, bool]:
         """The label that the output is, or that it begins with: "positive." and "Positive, because" are positive."""
+        if output.strip() in self._number:  # labels may differ by case alone, or begin with a mark
+            return output.strip(), True
         written = output.strip(" \t\n\"'`*:")
         for label in sorted(self.labels, key=len, reverse=True):
             if re.match(spaced(label) + r"(?!\w)", written, re.IGNORECASE):
@@ -135,4 +137,5 @@ class TextClassification(Kind[str]):
 
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         confidence = self.calibration.mean(float(prediction.confidence))  # type: ignore[arg-type]
-        return {"label": prediction.label, "confidence": round(confidence, 4)}
+        named = {} if prediction.label == UNREADABLE else {"label": prediction.label}
+        return {**named, "confidence": round(confidence, 4)}

@@ -63,7 +63,7 @@ class Group:
         """Why none of its models answers a task; nothing where one does."""
         if any(task in model.tasks for model in self.models):
             return ""
-        return f"{kind.config.kind} has no head"
+        return f"{kind.config.kind} {'cannot be put as text' if kind.has_head else 'has no head'}"
 
     def wordpieces(self) -> float:
         """That its models processed for a seed, what they started from included: means over the finished runs."""

@@ -81,6 +81,12 @@ class Plan(Settings):
             problem = error.errors(include_url=False)[0]
             place = ".".join(map(str, problem["loc"])) or "study"
             raise ConfigError(f"{place}: {problem['msg'].removeprefix('Value error, ')}") from error
+        if config.family != "heads":
+            # Its single_task and multi_task would be models that write, under names that say heads.
+            raise ConfigError(
+                f"{config.where('family')}: a study is made from a configuration of family: heads; what regimes of "
+                f"{config.family} need (trunk, training, writing, ...) goes under families: {config.family}:"
+            )
         for name in ("support", "curve_task"):
             task = getattr(plan, name)
             if task is not None and task not in config.tasks:
@@ -95,6 +101,9 @@ class Plan(Settings):
                 f"{config.where('tasks', task, 'kind')}: {config.tasks[task].kind} has no head, so that none of the "
                 f"regimes can answer it: add one of {', '.join(WRITING)} (--regimes)"
             )
+        writing = [regime for regime in plan.regimes if regime in WRITING]
+        if writing and not any(find_kind(declared.kind).has_text() for declared in config.tasks.values()):
+            raise ConfigError(f"regimes: none of the tasks can be put as text, as {', '.join(writing)} needs it")
         if "sequential" in plan.regimes and config.training.epochs < 2:
             raise ConfigError("training.epochs: the sequential regime spends half of them on each stage: 2 or more")
         if plan.examples is not None and plan.examples < config.training.epochs:

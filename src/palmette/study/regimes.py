@@ -1,6 +1,6 @@
 """The ways to train that a study compares, each as the models it takes. A regime is one function and one line below.
 
-Models with heads answer the tasks that have some; those that write answer all.
+Models with heads answer the tasks that have some; those that write answer the tasks that can be put as text.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from palmette.config import Config
 from palmette.kinds import find_kind
@@ -63,6 +63,8 @@ def only_tasks(config: Config, tasks: Sequence[str]) -> Config:
     data.pop("families", None)  # of other runs; they may name the tasks that go
     weights = {task: weight for task, weight in data["mixing"].get("weights", {}).items() if task in tasks}
     data["mixing"]["weights"] = weights
+    prompts = data["prompting"]["prompts"]
+    data["prompting"]["prompts"] = {task: prompt for task, prompt in prompts.items() if task in tasks}
     if "baseline" in data:
         data["baseline"] = {task: value for task, value in data["baseline"].items() if task in tasks}
     if data["training"]["select"] not in {"mean_relative", *tasks}:
@@ -105,6 +107,16 @@ class Setting:
     def headed(self) -> tuple[str, ...]:
         """Those that a head can answer."""
         return tuple(task for task, declared in self.config.tasks.items() if find_kind(declared.kind).has_head)
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Those that can be put as text."""
+        return tuple(task for task, declared in self.config.tasks.items() if find_kind(declared.kind).has_text())
+
+    def in_family(self, family: Literal["text2text", "causal_lm"], **changes: Any) -> Config:
+        """The configuration of the tasks that a family which writes can answer; see `Config.in_family`."""
+        config = self.config.in_family(family, **changes)
+        return config if self.written == self.tasks else only_tasks(config, self.written)
 
     @property
     def trunk(self) -> Config:
@@ -180,27 +192,28 @@ def sequential(setting: Setting) -> list[ModelPlan]:
 
 def text2text(setting: Setting) -> list[ModelPlan]:
     """An encoder-decoder learns to write every task's answer, all tasks together."""
-    return [ModelPlan(setting.tasks, setting.config.in_family("text2text"), search=FINE_TUNING, keep=True)]
+    return [ModelPlan(setting.written, setting.in_family("text2text"), search=FINE_TUNING, keep=True)]
 
 
 def zero_shot(setting: Setting) -> list[ModelPlan]:
     """A language model is asked, by instruction alone; nothing is trained."""
-    config = setting.config.in_family("causal_lm", prompting={"shots": 0}, lora=None)
-    return [ModelPlan(setting.tasks, config, seeded=False)]
+    config = setting.in_family("causal_lm", prompting={"shots": 0}, lora=None)
+    return [ModelPlan(setting.written, config, seeded=False)]
 
 
 def few_shot(setting: Setting) -> list[ModelPlan]:
     """A language model is asked, with some training examples in the prompt, chosen anew for each seed."""
-    config = setting.config.in_family("causal_lm", lora=None)
+    config = setting.in_family("causal_lm", lora=None)
     if config.prompting.shots == 0:
         config = adjusted(config, {"prompting.shots": _SHOTS})
-    return [ModelPlan(setting.tasks, config, seeded=config.prompting.selection != "nearest")]
+    return [ModelPlan(setting.written, config, seeded=config.prompting.selection != "nearest")]
 
 
 def lora(setting: Setting) -> list[ModelPlan]:
     """Adapters of a language model learn to answer the prompts of all tasks, one for all or one for each."""
-    config = setting.config.in_family("causal_lm", prompting={"shots": 0}, lora={})
-    return [ModelPlan(setting.tasks, config, search=ADAPTING, keep=True)]
+    # Where a remote model is asked, adapters are those of the local one (families.causal_lm.trunk).
+    config = setting.in_family("causal_lm", prompting={"shots": 0}, lora={}, endpoint=None)
+    return [ModelPlan(setting.written, config, search=ADAPTING, keep=True)]
 
 
 REGIMES: dict[str, Callable[[Setting], list[ModelPlan]]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from palmette.config import LANGUAGE_MODEL
+from palmette.config import LANGUAGE_MODEL, Config
 from palmette.errors import ConfigError
 from palmette.writing.constraints import Constraint, PieceTokens
 from palmette.writing.prompts import Prompt
@@ -48,7 +48,8 @@ class LanguageModel:
         longest: most tokens of a prompt and its answer; None: what the model has positions for.
 
     Raises:
-        ConfigError: `chat` is wanted and the tokenizer has no template, or `longest` is more than the model takes.
+        ConfigError: `chat` is wanted and the tokenizer has no template, `longest` is more than the model takes, or the
+            tokenizer has nothing to end an answer with.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class LanguageModel:
         self.limit = longest or positions
         # Without turns to end, an answer is the rest of a line behind "Answer:".
         self._lead = "" if self.chat else " "
-        self._end: int = tokenizer.eos_token_id if self.chat else self._plain("\n")[-1]
+        self._end = self._answer_end()
         self._pieces = PieceTokens(self._plain, self._end, lead=self._lead)
         ends = model.generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
@@ -123,8 +124,12 @@ class LanguageModel:
         return list(self.tokenizer("\n".join([*lines, "Answer:"])).input_ids)
 
     def write(self, requests: Sequence[Request], heard: Heard | None = None) -> list[Written]:
-        """Answers, greedily; see `Writer`."""
+        """Answers, greedily; see `Writer`. One that would go beyond what the model takes is cut there."""
         encoded = [self.encode(request.prompt, room=request.longest) for request in requests]
+        requests = [
+            replace(request, longest=min(request.longest, self.limit - len(one.ids)))
+            for request, one in zip(requests, encoded, strict=True)
+        ]
         answers: dict[int, Written] = {}
         for numbers, cache, logits, mask in self._passes(encoded):
 
@@ -139,8 +144,18 @@ class LanguageModel:
         return [answers[number] for number in range(len(requests))]
 
     def likelihoods(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[Likelihoods]:
-        """Log-probabilities of the choices; see `Scorer`."""
+        """Log-probabilities of the choices; see `Scorer`.
+
+        Raises:
+            ConfigError: a choice leaves no room for prompts.
+        """
         tokens = [self.answer_ids(choice) for choice in choices]
+        for choice, ids in zip(choices, tokens, strict=True):
+            if len(ids) > self.limit // 2:
+                raise ConfigError(
+                    f"trunk.max_length: the label {choice[:60]!r} has {len(ids)} of at most {self.limit} subwords, "
+                    "which leaves too few for prompts: raise it, or shorten the label"
+                )
         encoded = [self.encode(prompt, room=max(map(len, tokens))) for prompt in prompts]
         answers: dict[int, Likelihoods] = {}
         for numbers, cache, logits, mask in self._passes(encoded):
@@ -157,13 +172,25 @@ class LanguageModel:
         """A given answer as the model would write it, its end included: `very good` must not win for being `very`."""
         return [*self._plain(self._lead + text), self._end]
 
+    def _answer_end(self) -> int:
+        """What ends an answer: the turn's end, or the line's; some tokenizers drop line breaks, or make them spaces."""
+        line = [] if self.chat else self._plain("\n")[-1:]
+        if "\n" in self.tokenizer.decode(line):
+            return line[0]
+        if self.tokenizer.eos_token_id is None:
+            raise ConfigError("trunk.name: the model's tokenizer has no token that ends a text (eos_token)")
+        return int(self.tokenizer.eos_token_id)
+
     def _plain(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def encode(self, prompt: Prompt, *, room: int) -> Encoded:
-        """A prompt, cut in its middle where it leaves no room for so many tokens of an answer."""
+        """A prompt, cut in its middle where it leaves no room for so many tokens of an answer.
+
+        The answer has at most half of what the model takes: there is always room for the prompt.
+        """
         ids = self.render(prompt)
-        limit = self.limit - room
+        limit = self.limit - min(room, self.limit // 2)
         if len(ids) <= limit:
             return Encoded(ids, truncated=False)
         tail = min(_TAIL, limit // 2)
@@ -284,6 +311,22 @@ class LanguageModel:
                 total = total + follow[:, torch.arange(len(wanted), device=logits.device), wanted].double().sum(1)
             values[:, number] = total.cpu().numpy()
         return values
+
+
+def load_configured(config: Config, *, device: str) -> LanguageModel:
+    """The model that a configuration names, which takes what it asks for.
+
+    Raises:
+        ConfigError: as `LanguageModel.load`, or answers of `writing.longest` leave no room for a prompt.
+    """
+    chat, longest = config.prompting.chat, config.trunk.max_length
+    model = LanguageModel.load(config.trunk.name, device=device, chat=chat, longest=longest)
+    if config.writing.longest is not None and config.writing.longest >= model.limit:
+        raise ConfigError(
+            f"{config.where('writing', 'longest')}: answers of {config.writing.longest} subwords leave no room for a "
+            f"prompt: the model takes {model.limit} for both (trunk.max_length)"
+        )
+    return model
 
 
 def _common(rows: Sequence[Sequence[int]]) -> int:

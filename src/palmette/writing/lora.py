@@ -149,10 +149,9 @@ def load_pretrained(config: Config, tasks: Iterable[str], *, device: str) -> tup
         ConfigError: there is no such model, or it has no such layers.
         MissingExtraError: PEFT is not installed.
     """
-    from palmette.writing.language_model import LanguageModel
+    from palmette.writing.language_model import load_configured
 
-    chat, longest = config.prompting.chat, config.trunk.max_length
-    model = LanguageModel.load(config.trunk.name, device=device, chat=chat, longest=longest)
+    model = load_configured(config, device=device)
     digest = digest_of(model)
     adapted = Adapted(model.model, config, tasks)
     return model, adapted.to(device).eval(), digest

@@ -16,7 +16,7 @@ from palmette.kinds.base import softmax
 from palmette.kinds.sequence_labeling import SequenceLabeling
 from palmette.predictor import AnyPredictor
 from palmette.types import Example, Prediction, Text
-from palmette.writing.prompts import CONTENT_FREE, Prompt
+from palmette.writing.prompts import Prompt, content_free
 from palmette.writing.writer import Heard, NextPieces, Request, Scorer, Writer
 
 Told = Callable[[int, str, str], None]  # number of an example, task, all of its text so far
@@ -52,9 +52,14 @@ class Aloud(AnyPredictor):
     """Answers by writing, here or in another process, and can be heard meanwhile."""
 
     def render(self, example: Example, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
-        """Predictions as JSON, which has no NaN: what is written without a probability has no `confidence`."""
+        """Predictions as JSON, which has no NaN: what is written without a probability has no `confidence`.
+
+        Where not all that was written could be read, the answer says `"readable": false`.
+        """
         rendered = super().render(example, predictions)
-        for found in rendered["tasks"].values():
+        for task, found in rendered["tasks"].items():
+            if predictions[task].readable is False:
+                found["readable"] = False
             for part in (found, *found.get("spans", ())):
                 if not np.isfinite(part.get("confidence", 0.0)).all():
                     del part["confidence"]
@@ -172,7 +177,7 @@ class WritingPredictor(Aloud):
     def _by_likelihood(self, task: str, kind: AnyKind, examples: Sequence[Example], scorer: Scorer) -> list[Prediction]:
         """The label that is the most probable answer; always readable."""
         if self.calibrated and task not in self._biases:
-            (neutral,) = scorer.likelihoods([self.prompt(task, CONTENT_FREE)], kind.labels)
+            (neutral,) = scorer.likelihoods([self.prompt(task, content_free(kind))], kind.labels)
             self._biases[task] = neutral.values
         prompts = [self.prompt(task, example) for example in examples]
         found = []

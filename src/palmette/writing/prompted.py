@@ -58,11 +58,9 @@ def _writer(config: Config) -> tuple[Writer, Scorer | None]:
         from palmette.writing.remote import RemoteWriter
 
         return RemoteWriter(config.endpoint), None
-    from palmette.writing.language_model import LanguageModel
+    from palmette.writing.language_model import load_configured
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    chat, longest = config.prompting.chat, config.trunk.max_length
-    model = LanguageModel.load(config.trunk.name, device=device, chat=chat, longest=longest)
+    model = load_configured(config, device="cuda" if torch.cuda.is_available() else "cpu")
     return model, model
 
 

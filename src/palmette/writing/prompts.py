@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,11 @@ Prompt = tuple[Message, ...]
 Choose = Callable[[str, Example], Sequence[Example]]  # task, asked example -> its shots, the last shown last
 Embed = Callable[[Sequence[Example]], NDArray[np.float32]]  # examples -> [examples, width], of length 1
 
-# An input that says nothing: what a model answers to it is its bias (Zhao et al. 2021).
-CONTENT_FREE = Example(Text(("N/A",)), {}, pair=Text(("N/A",)))
+
+def content_free(kind: AnyKind) -> Example:
+    """An input of the task's form that says nothing: what a model answers to it is its bias (Zhao et al. 2021)."""
+    nothing = Text(("N/A",))
+    return Example(nothing, {}, pair=nothing if kind.state.get("paired") else None)
 
 
 def source_text(task: str, kind: AnyKind, example: Example) -> str:
@@ -77,12 +81,25 @@ def check_prompts(config: Config) -> None:
         ConfigError: naming the template's place.
     """
     for task, prompt in config.prompting.prompts.items():
-        if prompt.input is not None:
-            try:
-                prompt.input.format(input="", text="", pair="")
-            except (KeyError, IndexError, ValueError) as error:
-                where = config.where("prompting", "prompts", task, "input")
-                raise ConfigError(f"{where}: {{text}}, {{pair}} and {{input}} are known, not {error}") from error
+        problem = _problem(prompt.input) if prompt.input is not None else None
+        if problem is not None:
+            where = config.where("prompting", "prompts", task, "input")
+            raise ConfigError(
+                f"{where}: {{text}}, {{pair}} and {{input}} are filled in (other braces doubled): {problem}"
+            )
+
+
+def _problem(template: str) -> str | None:
+    """Why a template cannot be filled in, or None."""
+    known = {"input": "", "text": "", "pair": ""}
+    try:
+        for _, name, _, _ in Formatter().parse(template):
+            if name is not None and name not in known:
+                return f"found {name!r}"
+        template.format(**known)
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # all that a format can be wrong in
+        return str(error)
+    return None
 
 
 def choose_shots(config: Config, kinds: Mapping[str, AnyKind], train: Sequence[Example], embed: Embed | None) -> Choose:
