@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from conftest import Trained
 from palmette.answering import Answerer
 from palmette.config import TaskConfig
-from palmette.errors import ConfigError
+from palmette.errors import ConfigError, StoreError
 from palmette.kinds import AnyKind, find_kind
 from palmette.kinds.base import LabelError
 from palmette.operate.review.agreement import agreement, cohens_kappa
@@ -404,7 +404,9 @@ def test_deletion_takes_everything_of_an_item(queue_of: Open) -> None:
     assert queue.add([candidate("tone")], now=NOW)[0][0] > second  # an id is not given again
 
 
-def test_a_reader_that_keeps_the_log_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_keeps_the_log_is_named_and_the_text_goes_with_the_next_deletion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("palmette.operate.review.queue._PATIENCE", 0.1)
     queue = Queue(open_store(str(tmp_path / "store.db")), Rules(keep=KEEP))
     queue.know(KINDS, DIGEST, now=NOW)
@@ -414,8 +416,39 @@ def test_a_reader_that_keeps_the_log_is_named(tmp_path: Path, monkeypatch: pytes
     reader.execute("SELECT * FROM review_items").fetchall()
     with pytest.raises(Exception, match="log of changes"):
         queue.delete(ids)
+    assert NAME.encode() in bytes_of(tmp_path)
     reader.execute("COMMIT")
+    assert queue.delete(ids) == 0
+    assert NAME.encode() not in bytes_of(tmp_path)
     reader.close()
+    queue.engine.dispose()
+
+
+def test_what_a_process_deleted_before_it_died_is_erased_by_the_next(tmp_path: Path) -> None:
+    queue = Queue(open_store(str(tmp_path / "store.db")), Rules(keep=KEEP))
+    queue.know(KINDS, DIGEST, now=NOW)
+    put(queue, "tone")
+    with queue.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM review_items")
+    assert NAME.encode() in bytes_of(tmp_path)
+    assert Queue(queue.engine).expire(now=NOW) == 0
+    assert NAME.encode() not in bytes_of(tmp_path)
+    queue.engine.dispose()
+
+
+def test_an_older_transaction_that_keeps_rows_is_named(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("palmette.operate.review.queue._PATIENCE", 0.1)
+    queue = Queue(open_store(new_database(postgres_url, f"review_{uuid.uuid4().hex}")), Rules(keep=KEEP))
+    queue.know(KINDS, DIGEST, now=NOW)
+    ids = put(queue, "tone")
+    with queue.engine.connect().execution_options(isolation_level="REPEATABLE READ") as reader:
+        reader.exec_driver_sql("SELECT count(*) FROM review_tasks")  # takes the snapshot, locks no table of items
+        with pytest.raises(StoreError, match="1 older transactions"):
+            queue.delete(ids)
+        reader.exec_driver_sql("SELECT count(*) FROM review_items")
+        with pytest.raises(StoreError, match="lock"):
+            queue.delete(ids)
+    assert queue.delete(ids) == 0
     queue.engine.dispose()
 
 

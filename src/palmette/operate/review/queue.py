@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,6 +11,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
 
 from palmette.errors import StoreError
 from palmette.kinds import AnyKind
@@ -158,6 +161,9 @@ class Queue:
         self.engine = engine
         self.rules = rules or Rules()
         self._kinds: dict[tuple[str, str], AnyKind] = {}
+        # Rows were deleted that may still be in the files. A process before this one may have died in between.
+        self._owes_erasure = True
+        self._erasing = threading.Lock()
 
     # --- In ---------------------------------------------------------------------------------------------------------
 
@@ -478,15 +484,13 @@ class Queue:
         over = sa.select(TextRow.item_id).where(TextRow.expires <= now)
         with self.engine.begin() as connection:
             identities = list(connection.execute(over).scalars())
-            if not identities:
-                return 0
             tasks = sa.select(ItemRow.id, ItemRow.task, ItemRow.digest).where(ItemRow.id.in_(identities))
             quoting = [
                 identity for identity, task, digest in connection.execute(tasks).all() if self._holds(task, digest)
             ]
             connection.execute(sa.update(DecisionRow).where(DecisionRow.item_id.in_(quoting)).values(label=None))
             connection.execute(sa.delete(TextRow).where(TextRow.item_id.in_(identities)))
-        erase(self.engine)
+        self._erase(deleted=bool(identities))
         return len(identities)
 
     def _holds(self, task: str, digest: str) -> bool:
@@ -498,9 +502,16 @@ class Queue:
     def _delete(self, where: sa.ColumnElement[bool]) -> int:
         with self.engine.begin() as connection:
             count = connection.execute(sa.delete(ItemRow).where(where)).rowcount
-        if count:
-            erase(self.engine)
+        self._erase(deleted=count > 0)
         return count
+
+    def _erase(self, *, deleted: bool) -> None:
+        """Erase what was deleted, now or by an earlier deletion whose erasure failed."""
+        with self._erasing:
+            self._owes_erasure |= deleted
+            if self._owes_erasure:
+                erase(self.engine)
+                self._owes_erasure = False
 
     def _alone(self, connection: Connection) -> None:
         """Nobody else gives out or closes items until this transaction ends."""
@@ -511,7 +522,15 @@ class Queue:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(7255466254)"))
 
 
-_PATIENCE = 5.0  # seconds that deletion waits for readers of SQLite's log
+_PATIENCE = 5.0  # seconds that deletion waits for those who read the database
+_AGAIN = "delete once more"
+
+# Whose snapshot may hold rows that are deleted by now. Those of autovacuum hold none.
+_OLDER = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+      AND xact_start < :moment AND (backend_xid IS NOT NULL OR backend_xmin IS NOT NULL)
+"""
 
 
 def erase(engine: Engine) -> None:
@@ -524,20 +543,48 @@ def erase(engine: Engine) -> None:
         engine: of the database.
 
     Raises:
-        StoreError: SQLite's log could not be cut in that time.
+        StoreError: a reader kept SQLite's log, or rows of PostgreSQL's tables, for all that time.
     """
-    if engine.dialect.name == "sqlite":
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            usual = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * _PATIENCE:.0f}")
-            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {usual}")
-        if busy:
-            raise StoreError("deleted, but a reader keeps the log of changes: delete once more to have it cut")
-        return
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if engine.dialect.name == "sqlite":
+            _cut_log(connection)
+        else:
+            _rewrite_tables(connection)
+
+
+def _cut_log(connection: Connection) -> None:
+    usual = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * _PATIENCE:.0f}")
+    busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {usual}")
+    if busy:
+        raise StoreError(f"deleted, but a reader keeps the log of changes: {_AGAIN} to have it cut")
+
+
+def _rewrite_tables(connection: Connection) -> None:
+    # VACUUM FULL copies rows that an older transaction can still see, and says nothing.
+    older = _older_transactions(connection)
+    connection.exec_driver_sql(f"SET lock_timeout = {1000 * _PATIENCE:.0f}")
+    try:
         for table in (ItemRow, TextRow, DecisionRow, LeaseRow):
             connection.exec_driver_sql(f"VACUUM FULL {table.__tablename__}")
+    except OperationalError as error:
+        raise StoreError(f"deleted, but the tables cannot be written anew: {error.orig}: {_AGAIN}") from error
+    finally:
+        connection.exec_driver_sql("SET lock_timeout = DEFAULT")
+    if older:
+        raise StoreError(f"deleted, but {older} older transactions can still see it: {_AGAIN} when they have ended")
+
+
+def _older_transactions(connection: Connection) -> int:
+    """How many transactions that began before now are still there after a while."""
+    moment = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    stop = time.monotonic() + _PATIENCE
+    while True:
+        count = int(connection.execute(sa.text(_OLDER), {"moment": moment}).scalar_one())
+        if not count or time.monotonic() > stop:
+            return count
+        time.sleep(0.02)
 
 
 def _size(item: Item, example: Example) -> int:
