@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2 as httpx
@@ -604,6 +605,26 @@ def test_uncertain_answers_reach_people_and_corrections_the_clean_up_rate(connec
     assert client.ask("tasks")["tasks"]["ner"]["decided"] == 1
     (found,) = corrections(client.service.reviews.queue.engine, now=datetime.now(UTC)).examples  # type: ignore[union-attr]
     assert found.label == tuple(tags)
+
+
+def test_thresholds_are_of_calibrated_confidences(connect: Connect) -> None:
+    client = connect(threshold=0.5)
+    state = {"calibration": {"method": "isotonic", "knots": [[0.0, 0.8, 1.0], [0.0, 0.4, 1.0]]}}
+    kinds = {
+        "tone": kind("text_classification", labels=["bad", "good"], **state),
+        "pos": kind("sequence_labeling", labels=["ADP", "NOUN", "VERB"], **state),
+    }
+    reviews = client.service.reviews
+    assert reviews is not None
+    for number, confidence in enumerate((0.8, 0.9)):
+        answers = {
+            "tone": Prediction("good", confidence),
+            "pos": Prediction(("NOUN",) * 5, (0.95,) * 4 + (confidence,)),
+        }
+        model: Any = SimpleNamespace(digest=DIGEST, kinds=kinds)
+        reviews.answered([Answered(model, "r", number, ONE, answers)])
+    found = [(item.number, item.task, item.confidence) for item in reviews.queue.items(now=NOW)]
+    assert found == [(0, "tone", pytest.approx(0.4)), (0, "pos", pytest.approx(0.4))]
 
 
 def test_the_audit_draws_by_request(connect: Connect) -> None:
