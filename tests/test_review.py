@@ -276,6 +276,16 @@ def test_disagreement_is_left_out_and_counted(queue_of: Open) -> None:
     assert corrections(queue.engine, now=NOW, tasks=["pos"]).disagreed == {}
 
 
+def test_an_item_that_waits_for_a_second_voice_is_no_correction_yet(queue_of: Open) -> None:
+    queue = queue_of(keep=KEEP, reviewers=2)
+    (item,) = put(queue, "tone")
+    queue.decide(item, "anna", "corrected", label="bad", now=NOW)
+    assert (found := corrections(queue.engine, now=NOW)).examples == []
+    assert found.waiting == {"tone": 1}
+    Queue(queue.engine).decide(item, "tom", "corrected", label="bad", now=NOW)  # by a process with other rules
+    assert [one.item for one in corrections(queue.engine, now=NOW).examples] == [item]
+
+
 def test_the_last_word_of_a_reviewer_counts(queue_of: Open) -> None:
     queue = queue_of(keep=KEEP)
     (item,) = put(queue, "tone")

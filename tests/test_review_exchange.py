@@ -84,11 +84,13 @@ def _config(task: str, name: str, file: Path) -> Config:
 def test_what_was_written_can_be_trained_on(queue: Queue, tmp_path: Path, name: str, task: str) -> None:
     put(queue, task, task, task)
     queue.decide(1, "anna", "corrected", label=right(task), now=NOW)
+    queue.decide(1, "tom", "corrected", label=right(task), now=NOW)
     queue.decide(2, "anna", "right", now=NOW)
     queue.decide(2, "tom", "corrected", label=right(task), now=NOW)  # they disagree
+    queue.decide(3, "anna", "right", now=NOW)  # and wait for tom
     file = tmp_path / f"out.{name}"
     found = export(queue, name, task, file, now=NOW)
-    assert (found.items, found.disagreed) == (1, 1)
+    assert (found.items, found.disagreed, found.waiting) == (1, 1, 1)
     (example,) = load_corpus(_config(task, name, file), strict=True).splits["train"]
     text, _, label = CASES[task]
     assert (example.text.words, example.labels) == (text.text.words, {task: label})
@@ -213,6 +215,7 @@ def test_out_and_in_by_command(queue: Queue, tmp_path: Path) -> None:
     found = _run("import", store, file, "--format", "jsonl", "--task", "tone", "--reviewer", "desk")
     assert (found.exit_code, found.output) == (0, "2 taken, 0 known already\n")
     assert [said.label for said in queue.decisions()] == ["bad", "bad"]
+    assert all(item.open for item in queue.items(now=now)[:2])  # the server asked for two people
 
 
 def test_mistakes_end_in_a_message(queue: Queue, tmp_path: Path) -> None:

@@ -197,10 +197,12 @@ def test_heads_that_do_not_fit_are_refused(run: Path, tmp_path: Path) -> None:
         palmette.train(Config.parse(data), tmp_path / "out")
 
 
-def corrected(words: list[str], label: str = "up", *, item: int = 1, task: str = "tone", hours: int = 0) -> Corrected:
+def corrected(
+    words: list[str], label: str = "up", *, item: int = 1, task: str = "tone", hours: int = 0, by: str = "anna"
+) -> Corrected:
     example = Example(Text(tuple(words)), {task: label})
     when = NOW + timedelta(hours=hours)
-    return Corrected(example, task, label, True, item, f"r{item}", 0, "d", "audit", ("anna",), when)
+    return Corrected(example, task, label, True, item, f"r{item}", 0, "d", "audit", (by,), when)
 
 
 def test_what_is_left_out_and_why(run: Path, corpus: Corpus) -> None:
@@ -213,6 +215,11 @@ def test_what_is_left_out_and_why(run: Path, corpus: Corpus) -> None:
         corrected(known, item=4),
         corrected(["d"], "up", item=5),
         corrected(["d"], "down", item=6, hours=1),
+        corrected(["e"], "up", item=7),
+        corrected(["e"], "down", item=8, hours=1, by="tom"),
+        corrected(["f"], "up", item=9),
+        corrected(["f"], "down", item=10, hours=1, by="tom"),
+        corrected(["f"], "down", item=11, hours=2),  # she has come to agree
     ]
     chosen = sort_corrections(found, kinds, corpus, UpdateSettings(held_out=0))
     assert {c.item: reason for c, reason in chosen.left_out} == {
@@ -220,8 +227,12 @@ def test_what_is_left_out_and_why(run: Path, corpus: Corpus) -> None:
         3: "the model has no label 'sideways': train anew with it",
         4: "its text is in test of the data",
         5: "item 6 says it later",
+        7: "reviewers disagree about its text",
+        8: "reviewers disagree about its text",
+        9: "item 11 says it later",
+        10: "item 11 says it later",
     }
-    assert [c.item for c in chosen.used] == [1, 6]
+    assert [c.item for c in chosen.used] == [1, 6, 11]
     assert chosen.held_out == []
 
 
@@ -247,13 +258,21 @@ def test_a_training_text_that_was_corrected_is_not_replayed_with_its_old_label(c
     assert new.splits["test"] == corpus.splits["test"]
 
 
+def test_a_held_out_text_is_not_replayed_from_the_training_data(corpus: Corpus) -> None:
+    apart = next(e for e in corpus.splits["train"] if WRONG in e.text.words)
+    held_out = [corrected(list(apart.text.words), item=2)]
+    new, counts = mixed(corpus, examples_of([corrected(["z"])]), UpdateSettings(), held_out=held_out)
+    assert apart.key not in {example.key for example in new.splits["train"]}
+    assert (counts["of"], counts["withheld"]) == (199, 1)
+
+
 def test_without_a_correction_that_can_be_used_nothing_is_written(run: Path, tmp_path: Path) -> None:
     reviewed(run, tmp_path / "a.db", sentences(3, [WRONG], 7), kept=False)
     found = corrections(open_store(str(tmp_path / "a.db")), now=NOW)
     with pytest.raises(RunError, match="no correction to train on: 3 their text is not kept"):
         update(run, found, tmp_path / "out", now=NOW)
     with pytest.raises(RunError, match="no correction to train on: the database has none"):
-        update(run, Corrections([], {}, {}, {}), tmp_path / "out", now=NOW, gate_settings=GateSettings())
+        update(run, Corrections([], {}, {}, {}, {}), tmp_path / "out", now=NOW, gate_settings=GateSettings())
     assert not (tmp_path / "out").exists()
 
 

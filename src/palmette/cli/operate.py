@@ -325,7 +325,12 @@ def review_export(store: str, form: str, task: str, out: Path, which: Any) -> No
     with _queue(store) as queue:
         found = write(queue, form, task, out, now=datetime.now(UTC), which=which)
     click.echo(f"{out}: {found.items} items")
-    for count, why in ((found.textless, "their text is not kept"), (found.disagreed, "their reviewers disagree")):
+    left = (
+        (found.textless, "their text is not kept"),
+        (found.disagreed, "their reviewers disagree"),
+        (found.waiting, "they wait for another reviewer"),
+    )
+    for count, why in left:
         if count:
             click.echo(f"palmette: {count} items left out: {why}", err=True)
 

@@ -91,6 +91,7 @@ class Item:
         example: the text; None where it is not kept, or no longer.
         prediction, candidate: answers as JSON; None where they repeat text that is not kept.
         open: whether it still waits for people.
+        reviewers: how many it needs; None where that was not written down.
     """
 
     id: int
@@ -109,6 +110,7 @@ class Item:
     why: Why
     automatic: bool
     open: bool
+    reviewers: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class Rules:
 
     Attributes:
         capacity: most items of a task that wait.
-        reviewers: how many people look at each item.
+        reviewers: how many people look at each item that is put in.
         keep: how long texts are kept; None: they are not.
         redact: replaces words before a text is kept.
         lease: how long an item that a reviewer was given is not given to others.
@@ -225,6 +227,7 @@ class Queue:
             "why": given.why,
             "automatic": given.automatic,
             "open": given.why != "reported",
+            "reviewers": 1 if given.why == "reported" else self.rules.reviewers,
         }
         identity = int(connection.execute(sa.insert(ItemRow).values(row).returning(ItemRow.id)).scalar_one())
         if kept is not None and self.rules.keep is not None:
@@ -281,10 +284,11 @@ class Queue:
         leased = sa.select(sa.func.count()).where(
             LeaseRow.item_id == ItemRow.id, LeaseRow.reviewer != reviewer, LeaseRow.until > now
         )
+        needed = sa.func.coalesce(ItemRow.reviewers, self.rules.reviewers)
         query = (
             sa.select(ItemRow.id)
             .where(ItemRow.open, ItemRow.id > after, ~mine.exists())
-            .where(decided.scalar_subquery() + leased.scalar_subquery() < self.rules.reviewers)
+            .where(decided.scalar_subquery() + leased.scalar_subquery() < needed)
             .order_by(ItemRow.id)
             .limit(1)
         )
@@ -385,7 +389,7 @@ class Queue:
 
     def _item(self, row: Mapping[str, Any]) -> Item:
         plain = ("id", "created", "request_id", "number", "task", "digest", "words", "paired")
-        rest = ("confidence", "why", "automatic", "open")
+        rest = ("confidence", "why", "automatic", "open", "reviewers")
         return Item(
             **{key: row[key] for key in (*plain, *rest)},
             kind=self.kind(row["task"], row["digest"]),
@@ -449,7 +453,7 @@ class Queue:
                 DecisionRow.item_id == identity, DecisionRow.verdict.in_(("right", "corrected"))
             ).subquery()
             enough = connection.execute(sa.select(sa.func.count()).select_from(said)).scalar_one()
-            still = enough < (1 if item.why == "reported" else self.rules.reviewers)
+            still = enough < (item.reviewers or self.rules.reviewers)
             connection.execute(sa.update(ItemRow).where(ItemRow.id == identity).values(open=still))
         return _decision(row)
 

@@ -27,11 +27,13 @@ class Exported:
         items: written.
         textless: left out, since their text is not kept, or no longer.
         disagreed: left out, since their reviewers disagree (of `checked`).
+        waiting: left out, since they wait for another reviewer (of `checked`).
     """
 
     items: int
     textless: int
     disagreed: int
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,17 @@ def export(queue: Queue, name: str, task: str, path: Path, *, now: datetime, whi
     for item in items:
         wanted = {"checked": item.id in labels, "waiting": item.open, "all": True}[which]
         if item.example is None:
-            textless += item.open if which == "waiting" else item.id in said if which == "checked" else 1
+            textless += (
+                item.open if which == "waiting" else item.id in said and not item.open if which == "checked" else 1
+            )
         elif wanted and (label := labels.get(item.id, item.prediction)) is not None:
             answers = tuple((found.reviewer, says(item, found)) for found in said.get(item.id, ()))
             entries.append(Entry(item, label, answers))
     FORMATS[name].write(entries, path)
-    return Exported(len(entries), int(textless), agreed.disagreed.get(task, 0) if which == "checked" else 0)
+    disagreed, waiting = (
+        (found.get(task, 0) if which == "checked" else 0) for found in (agreed.disagreed, agreed.waiting)
+    )
+    return Exported(len(entries), int(textless), disagreed, waiting)
 
 
 def bring_back(queue: Queue, name: str, task: str, path: Path, *, reviewer: str, now: datetime) -> Imported:
