@@ -354,6 +354,43 @@ def test_redaction_comes_before_storing_and_labels_keep_their_places(queue_of: O
     assert found.prediction == label_json(read_label(found.prediction, found.kind, found.example))
 
 
+def test_what_reviewers_write_is_redacted_too(queue_of: Open) -> None:
+    queue = queue_of(keep=KEEP, redact=hide)
+    (summary,) = put(queue, "summary")
+    assert queue.decide(summary, "anna", "corrected", label=right("summary"), now=NOW).label == ["[NAME] sat down"]
+    assert NAME not in dump(queue)
+
+
+def test_a_label_over_the_callers_own_passage_moves_to_the_redacted_one(queue_of: Open) -> None:
+    queue = queue_of(keep=KEEP, redact=hide)
+    (item,) = put(queue, "answer")
+    place = [{"text": "Paris", "answer_start": 18}]
+    said = queue.decide(item, "anna", "corrected", label=place, example=QUESTION, now=NOW)
+    assert said.label == [{"text": "Paris", "answer_start": 15}]
+    shown = queue.item(item, now=NOW).example  # or over the text as the queue has it
+    assert queue.decide(item, "tom", "corrected", label=said.label, example=shown, now=NOW).label == said.label
+    other = Example(QUESTION.text, {}, pair=Text(("Paris",)))
+    with pytest.raises(LabelError, match="another passage"):
+        queue.decide(item, "tom", "corrected", label=[{"text": "Paris", "answer_start": 0}], example=other, now=NOW)
+
+
+def test_a_label_that_cannot_be_redacted_is_not_kept(queue_of: Open) -> None:
+    (item,) = put(queue_of(keep=KEEP, redact=hide), "summary")
+    broken = queue_of(keep=KEEP, redact=lambda words: words[:-1])
+    said = broken.decide(item, "anna", "corrected", label=right("summary"), now=NOW)
+    assert (said.verdict, said.label) == ("corrected", None)
+
+
+def test_an_answer_is_reported_with_its_correction_or_not_at_all(queue_of: Open) -> None:
+    queue = queue_of(keep=KEEP)
+    reported = candidate("pos", why="reported", automatic=True)
+    with pytest.raises(LabelError):
+        queue.report(reported, "anna", label=["NOUN"], now=NOW)
+    assert queue.items(now=NOW) == []
+    queue.report(reported, "anna", label=right("pos"), now=NOW)
+    assert [item.open for item in queue.items(now=NOW)] == [False]
+
+
 def test_an_answer_behind_a_redacted_word_moves_with_it() -> None:
     after = redact_example(QUESTION, hide)
     moved = redact_label((Answer(20, "ris"), Answer(4, "hippe  sat")), KINDS["answer"], QUESTION, after, hide)
@@ -506,6 +543,27 @@ def test_clean_up_rate(queue_of: Open) -> None:
     assert pos.estimate is not None
     assert pos.estimate[0] < 0.5 < pos.estimate[2]
     assert (tone.answers, tone.corrected, tone.rate, tone.estimate) == (5, 0, 0.0, None)
+
+
+def test_an_answer_that_is_two_items_is_corrected_once(queue_of: Open) -> None:
+    queue = queue_of()
+    queue.count({("tone", DIGEST): 1}, now=NOW)
+    audited, disputed = (put(queue, "tone", why=why, automatic=True)[0] for why in ("audit", "disagreement"))
+    queue.decide(audited, "anna", "right", now=NOW)
+    queue.decide(disputed, "anna", "corrected", label="bad", now=NOW + timedelta(minutes=1))  # her last word
+    queue.decide(disputed, "tom", "corrected", label="bad", now=NOW)
+    (tone,) = clean_up(queue)
+    assert (tone.corrected, tone.rate, tone.changed, tone.units) == (1, 1.0, 1, 1)
+    assert (tone.audited, tone.audited_corrected) == (1, 1)
+
+
+def test_the_rate_is_at_most_1_where_uncertain_answers_were_reported(queue_of: Open) -> None:
+    queue = queue_of()
+    queue.count({("tone", DIGEST): 1}, now=NOW)
+    for number in range(2):
+        queue.report(candidate("tone", number, why="reported", automatic=True), "anna", label="bad", now=NOW)
+    (tone,) = clean_up(queue)
+    assert (tone.corrected, tone.rate) == (2, 1.0)
 
 
 @given(st.integers(0, 50), st.integers(1, 50))

@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from palmette.errors import StoreError
 from palmette.kinds import AnyKind
+from palmette.kinds.base import LabelError
 from palmette.operate.review.labels import (
     blank_example,
     declaration,
@@ -425,6 +426,41 @@ class Queue:
             LabelError: the label is none of the task's kind over this text.
         """
         item = self.item(identity, now=now)
+        row = self._row(item, reviewer, verdict, label, example, now)
+        with self.engine.begin() as connection:
+            self._alone(connection)
+            if connection.execute(sa.select(ItemRow.id).where(ItemRow.id == identity)).first() is None:
+                raise NoItemError(identity)
+            self._say(connection, item, row)
+        return _decision(row)
+
+    def report(
+        self, candidate: Candidate, reviewer: str, *, now: datetime, label: Any, example: Example | None = None
+    ) -> Decision:
+        """Put an answer into the queue together with its correction: both are on disk when this returns, or neither.
+
+        Args:
+            candidate: the answer, which somebody reports.
+            reviewer: who corrects it.
+            now: the time.
+            label: of the correction, as JSON.
+            example: the text, as the reviewer has it.
+
+        Raises:
+            LabelError: the label is none of the task's kind over this text.
+        """
+        with self.engine.begin() as connection:
+            self._alone(connection)
+            identity = self._insert(connection, candidate, now, [])
+            (item,) = self._read(connection, ItemRow.id == identity, now)
+            row = self._row(item, reviewer, "corrected", label, example, now)
+            self._say(connection, item, row)
+        return _decision(row)
+
+    def _row(
+        self, item: Item, reviewer: str, verdict: Verdict, label: Any, example: Example | None, now: datetime
+    ) -> dict[str, Any]:
+        """What is written of a decision."""
         changed = units = 0
         kept = None
         if verdict == "corrected":
@@ -434,8 +470,8 @@ class Queue:
         elif verdict == "right" and item.prediction is not None:
             known = item.example or example or blank_example(item.words, paired=item.paired)
             units = _size(item, known)
-        row = {
-            "item_id": identity,
+        return {
+            "item_id": item.id,
             "reviewer": reviewer,
             "verdict": verdict,
             "label": kept,
@@ -443,32 +479,51 @@ class Queue:
             "units": units,
             "created": now,
         }
-        with self.engine.begin() as connection:
-            self._alone(connection)
-            if connection.execute(sa.select(ItemRow.id).where(ItemRow.id == identity)).first() is None:
-                raise NoItemError(identity)
-            connection.execute(sa.insert(DecisionRow).values(row))
-            connection.execute(sa.delete(LeaseRow).where(LeaseRow.item_id == identity, LeaseRow.reviewer == reviewer))
-            said = STANDING.where(
-                DecisionRow.item_id == identity, DecisionRow.verdict.in_(("right", "corrected"))
-            ).subquery()
-            enough = connection.execute(sa.select(sa.func.count()).select_from(said)).scalar_one()
-            still = enough < (item.reviewers or self.rules.reviewers)
-            connection.execute(sa.update(ItemRow).where(ItemRow.id == identity).values(open=still))
-        return _decision(row)
+
+    def _say(self, connection: Connection, item: Item, row: Mapping[str, Any]) -> None:
+        """Write a decision, and close the item once it has enough of them."""
+        mine = (LeaseRow.item_id == item.id, LeaseRow.reviewer == row["reviewer"])
+        connection.execute(sa.insert(DecisionRow).values(row))
+        connection.execute(sa.delete(LeaseRow).where(*mine))
+        said = STANDING.where(DecisionRow.item_id == item.id, DecisionRow.verdict.in_(("right", "corrected")))
+        enough = connection.execute(sa.select(sa.func.count()).select_from(said.subquery())).scalar_one()
+        still = enough < (item.reviewers or self.rules.reviewers)
+        connection.execute(sa.update(ItemRow).where(ItemRow.id == item.id).values(open=still))
 
     def _measure(self, item: Item, label: Any, example: Example | None) -> tuple[Any, int, int]:
         """The label as it is kept, and how much of the answer it changes."""
-        known = item.example or example
-        found = read_label(label, item.kind, known or blank_example(item.words, paired=item.paired))
-        kept = label_json(found)
-        if holds_text(item.kind) and item.example is None:
-            kept = None
+        known = item.example or example or blank_example(item.words, paired=item.paired)
+        kept: Label | None
+        if item.example is not None and self.rules.redact is not None:
+            # An answer's place is one in the text that the reviewer has, which may be the one before redaction.
+            own = item.kind.form == "answer" and example is not None and example.pair is not None
+            given = example if own else item.example
+            found = read_label(label, item.kind, given)
+            kept = self._redacted_label(found, item, item.example, given)
+        else:
+            found = read_label(label, item.kind, known)
+            kept = None if holds_text(item.kind) and item.example is None else found
+        written = None if kept is None else label_json(kept)
         if item.prediction is None:
-            return kept, 1, 1
-        before = read_label(item.prediction, item.kind, known or blank_example(item.words, paired=item.paired))
-        pairs = item.kind.compare(before, found)
-        return kept, sum(one != other for one, other in pairs), len(pairs)
+            return written, 1, 1
+        before = read_label(item.prediction, item.kind, known)
+        pairs = item.kind.compare(before, found if kept is None else kept)
+        return written, sum(one != other for one, other in pairs), len(pairs)
+
+    def _redacted_label(self, label: Label, item: Item, after: Example, given: Example) -> Label | None:
+        """A reviewer's label over the redacted text; None where redaction fails.
+
+        Raises:
+            LabelError: the text that was given is not the item's.
+        """
+        if self.rules.redact is None:
+            return label
+        try:
+            if given.pair != after.pair and redact_example(given, self.rules.redact).pair != after.pair:
+                raise LabelError("its place is in another passage than the item's")
+            return redact_label(label, item.kind, given, after, self.rules.redact)
+        except StoreError:
+            return None
 
     # --- Deletion ---------------------------------------------------------------------------------------------------
 
