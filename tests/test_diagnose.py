@@ -575,6 +575,17 @@ def test_mistakes_are_named(run: Path, invoke: Callable[..., Result], options: l
     assert isinstance(result.exception, SystemExit)
 
 
+def test_data_that_are_no_utf8_are_named_with_their_line(
+    run: Path, invoke: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "test.tsv").write_bytes("word\ttone\ncafé\tgood\n".encode("latin-1"))
+    source = {"format": "table", "test": "test.tsv", "text": "word", "labels": {"tone": "tone"}}
+    data = {"trunk": "t", "tasks": {"tone": {"kind": "text_classification"}}, "sources": [source]}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    result = invoke(run, "--data", tmp_path / "data.yaml")
+    assert (result.exit_code, "test.tsv:2: not UTF-8" in result.output) == (2, True)
+
+
 def test_a_folder_with_something_else_is_refused(run: Path, invoke: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     result = invoke(run, "--out", tmp_path)

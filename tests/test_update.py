@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -302,6 +303,13 @@ def test_a_precision_that_cannot_be_kept_is_said(run: Path, tmp_path: Path) -> N
     assert "no threshold reaches a precision of 0.9999" in reasons["tone"]
 
 
+def test_without_the_extra_it_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "palmette.store", None)
+    options = ["--corrections", str(tmp_path / "x.db"), "--out", str(tmp_path / "out")]
+    found = CliRunner().invoke(main, ["update", str(run), *options])
+    assert (found.exit_code, "palmette[operate]" in found.output) == (2, True)
+
+
 def test_users_mistakes(run: Path, tmp_path: Path) -> None:
     def fails(*arguments: object) -> str:
         found = CliRunner().invoke(main, ["update", str(run), *map(str, arguments)])
@@ -316,5 +324,6 @@ def test_users_mistakes(run: Path, tmp_path: Path) -> None:
     assert "the database has none" in fails(*empty, tmp_path / "o")
     assert "exists; give --out another name" in fails(*empty, tmp_path)
     assert "--set epoch=3: expected KEY=VALUE" in fails(*empty, tmp_path / "o", "--set", "epoch=3")
+    assert "--set epochs=[: the value cannot be read as YAML" in fails(*empty, tmp_path / "o", "--set", "epochs=[")
     assert "latency_budget: Input should be greater than 0" in fails(*empty, tmp_path / "o", "--latency-budget", "-1")
     assert "--set held_out" in fails(*empty, tmp_path / "o", "--set", "held_out=2")

@@ -128,12 +128,15 @@ def update(
     from palmette.console import LiveTable, show_gate, show_update
     from palmette.operate.gate import GateSettings
     from palmette.operate.gate.gate import EXIT
-    from palmette.operate.review.corrections import corrections as read
-    from palmette.operate.update import UpdateSettings
-    from palmette.operate.update import update as train_on
     from palmette.run import Run
-    from palmette.store import open_store
 
+    try:
+        from palmette.operate.review.corrections import corrections as read
+        from palmette.operate.update import UpdateSettings
+        from palmette.operate.update import update as train_on
+        from palmette.store import open_store
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "sqlalchemy", "operate") from error
     if "://" not in corrections and not Path(corrections).is_file():
         raise RunError(f"--corrections {corrections}: is no file, nor the URL of a database")
     settings, judged = UpdateSettings.read(overrides), GateSettings.read(margins, **options)
