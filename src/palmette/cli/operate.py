@@ -181,7 +181,7 @@ _WHY = click.option("--why", default="", help="The reason; kept in the log.")
 @click.argument("bundle")
 @click.option("--mode", required=True, type=click.Choice(["shadow", "canary", "live"]), help="What it may answer.")
 @click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True)
-@click.option("--gate", type=click.Path(dir_okay=False, path_type=Path), help="Report of palmette gate: it must pass.")
+@click.option("--gate", type=click.Path(dir_okay=False, path_type=Path), help="Report of palmette gate LIVE BUNDLE.")
 @click.option(
     "--into",
     type=click.Path(file_okay=False, path_type=Path),
@@ -189,7 +189,7 @@ _WHY = click.option("--why", default="", help="The reason; kept in the log.")
     show_default=True,
     help="Where a bundle from a registry is kept.",
 )
-@click.option("--force", "forced", is_flag=True, help="Although it lacks tasks, or the gate refused it.")
+@click.option("--force", "forced", is_flag=True, help="Although it lacks tasks, or the gate says no.")
 @_BY
 @_WHY
 def release(store: str, bundle: str, by: str | None, **options: Any) -> None:
