@@ -447,9 +447,9 @@ def suggested() -> list[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.keyword) and node.arg == "command":
                 parts = node.value.values if isinstance(node.value, ast.JoinedStr) else [node.value]
-                found.append("".join(part.value if isinstance(part, ast.Constant) else "x" for part in parts))
+                found.append("".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in parts))
             elif isinstance(node, ast.Constant) and "; then palmette update" in str(node.value):
-                found.append(node.value.partition("; then ")[2])
+                found.append(str(node.value).partition("; then ")[2])
     return [command for command in found if command != "x"]  # which is a call of label_more
 
 
@@ -460,11 +460,11 @@ def test_suggested_commands_can_be_typed(command: str, tmp_path: Path, monkeypat
         (tmp_path / name).touch()
     program, *words = shlex.split(command, comments=True)
     assert program == "palmette"
-    group: Any = main
-    context = click.Context(group)
-    while isinstance(group, click.Group):
-        name, group, words = group.resolve_command(context, words)
-    group.make_context(name, words, parent=context)
+    command_found: Any = main
+    context = click.Context(command_found)
+    while isinstance(command_found, click.Group):
+        _, command_found, words = command_found.resolve_command(context, words)
+    command_found.make_context(command, words, parent=context)
 
 
 def finding(cause: str = "x", *, gain: Gain | None = None, **changes: Any) -> Finding:

@@ -496,8 +496,9 @@ class Queue:
         kept: Label | None
         if item.example is not None and self.rules.redact is not None:
             # An answer's place is one in the text that the reviewer has, which may be the one before redaction.
-            own = item.kind.form == "answer" and example is not None and example.pair is not None
-            given = example if own else item.example
+            given = item.example
+            if item.kind.form == "answer" and example is not None and example.pair is not None:
+                given = example
             found = read_label(label, item.kind, given)
             kept = self._redacted_label(found, item, item.example, given)
         else:
