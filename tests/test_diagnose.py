@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import yaml
@@ -414,6 +417,17 @@ class TestConfidences:
         (found,) = miscalibration.detect(case(*sheets))
         assert not found.telling
 
+    def test_confidences_that_isotonic_regression_has_mended(self) -> None:
+        calibration = {"method": "isotonic", "knots": [[0.0, 1.0], [0.0, 0.7]]}
+        mended = TextClassification(
+            "t", TaskConfig(kind="text_classification"), {"labels": list(LABELS), "calibration": calibration}
+        )
+        wrong = errors(400, 0.3)
+        sheets = [sheet(s, balanced(400), seed=1, wrong=wrong, confidence=0.99, of=mended) for s in ("dev", "test")]
+        (found,) = miscalibration.detect(case(*sheets))
+        assert found.numbers["ece"] < 0.1  # 0.29 without
+        assert found.numbers["confidence"] == pytest.approx(0.7, abs=0.01)
+
     def test_what_int8_costs(self) -> None:
         dev = sheet("dev", balanced(300), seed=0, wrong=errors(300, 0.2))
         parity = {"splits": {"t": "dev"}, "int8": {"fp32": {"t": 0.95}, "points_lost": {"t": 14.0}}}
@@ -424,6 +438,33 @@ class TestConfidences:
     def test_an_fp32_bundle_has_nothing_to_lose(self) -> None:
         with pytest.raises(NotLookedAtError, match="not quantised"):
             quantisation.detect(case(sheet("dev", balanced(30), seed=0), parity={"splits": {}}))
+
+
+def suggested() -> list[str]:
+    """Every command in the detectors' sources; x stands for what they put in."""
+    found = [case(sheet("dev", balanced(9), seed=0)).label_more("these")]
+    for path in Path(shift.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "command":
+                parts = node.value.values if isinstance(node.value, ast.JoinedStr) else [node.value]
+                found.append("".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in parts))
+            elif isinstance(node, ast.Constant) and "; then palmette update" in str(node.value):
+                found.append(str(node.value).partition("; then ")[2])
+    return [command for command in found if command != "x"]  # which is a call of label_more
+
+
+@pytest.mark.parametrize("command", suggested())
+def test_suggested_commands_can_be_typed(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x", "RUN", "STORE", "FILE"):
+        (tmp_path / name).touch()
+    program, *words = shlex.split(command, comments=True)
+    assert program == "palmette"
+    command_found: Any = main
+    context = click.Context(command_found)
+    while isinstance(command_found, click.Group):
+        _, command_found, words = command_found.resolve_command(context, words)
+    command_found.make_context(command, words, parent=context)
 
 
 def finding(cause: str = "x", *, gain: Gain | None = None, **changes: Any) -> Finding:
@@ -532,6 +573,17 @@ def test_mistakes_are_named(run: Path, invoke: Callable[..., Result], options: l
     assert result.exit_code == 2, result.output
     assert wanted in result.output
     assert isinstance(result.exception, SystemExit)
+
+
+def test_data_that_are_no_utf8_are_named_with_their_line(
+    run: Path, invoke: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "test.tsv").write_bytes("word\ttone\ncafé\tgood\n".encode("latin-1"))
+    source = {"format": "table", "test": "test.tsv", "text": "word", "labels": {"tone": "tone"}}
+    data = {"trunk": "t", "tasks": {"tone": {"kind": "text_classification"}}, "sources": [source]}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    result = invoke(run, "--data", tmp_path / "data.yaml")
+    assert (result.exit_code, "test.tsv:2: not UTF-8" in result.output) == (2, True)
 
 
 def test_a_folder_with_something_else_is_refused(run: Path, invoke: Callable[..., Result], tmp_path: Path) -> None:

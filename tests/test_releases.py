@@ -272,14 +272,26 @@ def test_commands_release_promote_roll_back_and_show(tmp_path: Path) -> None:
     one, two = (make_bundle(tmp_path, name) for name in ("one", "two"))
     palmette("release", store, one.folder, "--mode", "live")
     report = tmp_path / "gate.json"
-    for digest, passed, found in ((one.digest, True, "is about the bundle"), (two.digest, False, "did not let")):
-        report.write_text(json.dumps({"new": {"digest": digest}, "verdict": "passed" if passed else "undecided"}))
+
+    def judged(new: str, old: str, verdict: str) -> None:
+        report.write_text(json.dumps({"new": {"digest": new}, "old": {"digest": old}, "verdict": verdict}))
+
+    for new, old, verdict, found in (
+        (one.digest, one.digest, "passed", "is about the bundle"),
+        (two.digest, one.digest, "undecided", "did not let"),
+        (two.digest, "f" * 64, "passed", f"compares with ffffffffffff, but {one.digest[:12]} is live"),
+    ):
+        judged(new, old, verdict)
         refused = CliRunner().invoke(
             main, ["release", str(store), str(two.folder), "--mode", "canary", "--gate", str(report)]
         )
         assert refused.exit_code == 2
         assert found in refused.output
-    report.write_text(json.dumps({"new": {"digest": two.digest}, "verdict": "passed"}))
+    judged(two.digest, "f" * 64, "passed")
+    forced = ("release", store, two.folder, "--mode", "shadow", "--gate", report, "--force")
+    palmette(*forced)
+    palmette("rollback", store)
+    judged(two.digest, one.digest, "passed")
     shown = palmette(
         "release", store, two.folder, "--mode", "canary", "--share", "0.2", "--gate", report, "--by", "anna"
     )
@@ -289,9 +301,10 @@ def test_commands_release_promote_roll_back_and_show(tmp_path: Path) -> None:
     palmette("rollback", store)
     log = palmette("releases", "log", store)
     assert "anna: gate: passed (report " in log
+    assert "gate: passed against ffffffffffff, forced (report " in log
     assert "better on tweets" in log
     kept = palmette("releases", "verify", store).split()[-1]
-    assert "4 entries" in palmette("releases", "verify", store, "--hash", kept)
+    assert "6 entries" in palmette("releases", "verify", store, "--hash", kept)
     (two.folder / "README.md").write_text("changed")
     refused = CliRunner().invoke(main, ["release", str(store), str(two.folder), "--mode", "live"])
     assert (refused.exit_code, "was changed" in refused.output) == (2, True)

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2 as httpx
@@ -22,7 +23,7 @@ from starlette.testclient import TestClient
 from conftest import Trained
 from palmette.answering import Answerer
 from palmette.config import TaskConfig
-from palmette.errors import ConfigError
+from palmette.errors import ConfigError, StoreError
 from palmette.kinds import AnyKind, find_kind
 from palmette.kinds.base import LabelError
 from palmette.operate.review.agreement import agreement, cohens_kappa
@@ -275,6 +276,16 @@ def test_disagreement_is_left_out_and_counted(queue_of: Open) -> None:
     assert corrections(queue.engine, now=NOW, tasks=["pos"]).disagreed == {}
 
 
+def test_an_item_that_waits_for_a_second_voice_is_no_correction_yet(queue_of: Open) -> None:
+    queue = queue_of(keep=KEEP, reviewers=2)
+    (item,) = put(queue, "tone")
+    queue.decide(item, "anna", "corrected", label="bad", now=NOW)
+    assert (found := corrections(queue.engine, now=NOW)).examples == []
+    assert found.waiting == {"tone": 1}
+    Queue(queue.engine).decide(item, "tom", "corrected", label="bad", now=NOW)  # by a process with other rules
+    assert [one.item for one in corrections(queue.engine, now=NOW).examples] == [item]
+
+
 def test_the_last_word_of_a_reviewer_counts(queue_of: Open) -> None:
     queue = queue_of(keep=KEEP)
     (item,) = put(queue, "tone")
@@ -343,6 +354,43 @@ def test_redaction_comes_before_storing_and_labels_keep_their_places(queue_of: O
     assert found.prediction == label_json(read_label(found.prediction, found.kind, found.example))
 
 
+def test_what_reviewers_write_is_redacted_too(queue_of: Open) -> None:
+    queue = queue_of(keep=KEEP, redact=hide)
+    (summary,) = put(queue, "summary")
+    assert queue.decide(summary, "anna", "corrected", label=right("summary"), now=NOW).label == ["[NAME] sat down"]
+    assert NAME not in dump(queue)
+
+
+def test_a_label_over_the_callers_own_passage_moves_to_the_redacted_one(queue_of: Open) -> None:
+    queue = queue_of(keep=KEEP, redact=hide)
+    (item,) = put(queue, "answer")
+    place = [{"text": "Paris", "answer_start": 18}]
+    said = queue.decide(item, "anna", "corrected", label=place, example=QUESTION, now=NOW)
+    assert said.label == [{"text": "Paris", "answer_start": 15}]
+    shown = queue.item(item, now=NOW).example  # or over the text as the queue has it
+    assert queue.decide(item, "tom", "corrected", label=said.label, example=shown, now=NOW).label == said.label
+    other = Example(QUESTION.text, {}, pair=Text(("Paris",)))
+    with pytest.raises(LabelError, match="another passage"):
+        queue.decide(item, "tom", "corrected", label=[{"text": "Paris", "answer_start": 0}], example=other, now=NOW)
+
+
+def test_a_label_that_cannot_be_redacted_is_not_kept(queue_of: Open) -> None:
+    (item,) = put(queue_of(keep=KEEP, redact=hide), "summary")
+    broken = queue_of(keep=KEEP, redact=lambda words: words[:-1])
+    said = broken.decide(item, "anna", "corrected", label=right("summary"), now=NOW)
+    assert (said.verdict, said.label) == ("corrected", None)
+
+
+def test_an_answer_is_reported_with_its_correction_or_not_at_all(queue_of: Open) -> None:
+    queue = queue_of(keep=KEEP)
+    reported = candidate("pos", why="reported", automatic=True)
+    with pytest.raises(LabelError):
+        queue.report(reported, "anna", label=["NOUN"], now=NOW)
+    assert queue.items(now=NOW) == []
+    queue.report(reported, "anna", label=right("pos"), now=NOW)
+    assert [item.open for item in queue.items(now=NOW)] == [False]
+
+
 def test_an_answer_behind_a_redacted_word_moves_with_it() -> None:
     after = redact_example(QUESTION, hide)
     moved = redact_label((Answer(20, "ris"), Answer(4, "hippe  sat")), KINDS["answer"], QUESTION, after, hide)
@@ -404,7 +452,9 @@ def test_deletion_takes_everything_of_an_item(queue_of: Open) -> None:
     assert queue.add([candidate("tone")], now=NOW)[0][0] > second  # an id is not given again
 
 
-def test_a_reader_that_keeps_the_log_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_keeps_the_log_is_named_and_the_text_goes_with_the_next_deletion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("palmette.operate.review.queue._PATIENCE", 0.1)
     queue = Queue(open_store(str(tmp_path / "store.db")), Rules(keep=KEEP))
     queue.know(KINDS, DIGEST, now=NOW)
@@ -414,8 +464,39 @@ def test_a_reader_that_keeps_the_log_is_named(tmp_path: Path, monkeypatch: pytes
     reader.execute("SELECT * FROM review_items").fetchall()
     with pytest.raises(Exception, match="log of changes"):
         queue.delete(ids)
+    assert NAME.encode() in bytes_of(tmp_path)
     reader.execute("COMMIT")
+    assert queue.delete(ids) == 0
+    assert NAME.encode() not in bytes_of(tmp_path)
     reader.close()
+    queue.engine.dispose()
+
+
+def test_what_a_process_deleted_before_it_died_is_erased_by_the_next(tmp_path: Path) -> None:
+    queue = Queue(open_store(str(tmp_path / "store.db")), Rules(keep=KEEP))
+    queue.know(KINDS, DIGEST, now=NOW)
+    put(queue, "tone")
+    with queue.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM review_items")
+    assert NAME.encode() in bytes_of(tmp_path)
+    assert Queue(queue.engine).expire(now=NOW) == 0
+    assert NAME.encode() not in bytes_of(tmp_path)
+    queue.engine.dispose()
+
+
+def test_an_older_transaction_that_keeps_rows_is_named(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("palmette.operate.review.queue._PATIENCE", 0.1)
+    queue = Queue(open_store(new_database(postgres_url, f"review_{uuid.uuid4().hex}")), Rules(keep=KEEP))
+    queue.know(KINDS, DIGEST, now=NOW)
+    ids = put(queue, "tone")
+    with queue.engine.connect().execution_options(isolation_level="REPEATABLE READ") as reader:
+        reader.exec_driver_sql("SELECT count(*) FROM review_tasks")  # takes the snapshot, locks no table of items
+        with pytest.raises(StoreError, match="1 older transactions"):
+            queue.delete(ids)
+        reader.exec_driver_sql("SELECT count(*) FROM review_items")
+        with pytest.raises(StoreError, match="lock"):
+            queue.delete(ids)
+    assert queue.delete(ids) == 0
     queue.engine.dispose()
 
 
@@ -462,6 +543,27 @@ def test_clean_up_rate(queue_of: Open) -> None:
     assert pos.estimate is not None
     assert pos.estimate[0] < 0.5 < pos.estimate[2]
     assert (tone.answers, tone.corrected, tone.rate, tone.estimate) == (5, 0, 0.0, None)
+
+
+def test_an_answer_that_is_two_items_is_corrected_once(queue_of: Open) -> None:
+    queue = queue_of()
+    queue.count({("tone", DIGEST): 1}, now=NOW)
+    audited, disputed = (put(queue, "tone", why=why, automatic=True)[0] for why in ("audit", "disagreement"))
+    queue.decide(audited, "anna", "right", now=NOW)
+    queue.decide(disputed, "anna", "corrected", label="bad", now=NOW + timedelta(minutes=1))  # her last word
+    queue.decide(disputed, "tom", "corrected", label="bad", now=NOW)
+    (tone,) = clean_up(queue)
+    assert (tone.corrected, tone.rate, tone.changed, tone.units) == (1, 1.0, 1, 1)
+    assert (tone.audited, tone.audited_corrected) == (1, 1)
+
+
+def test_the_rate_is_at_most_1_where_uncertain_answers_were_reported(queue_of: Open) -> None:
+    queue = queue_of()
+    queue.count({("tone", DIGEST): 1}, now=NOW)
+    for number in range(2):
+        queue.report(candidate("tone", number, why="reported", automatic=True), "anna", label="bad", now=NOW)
+    (tone,) = clean_up(queue)
+    assert (tone.corrected, tone.rate) == (2, 1.0)
 
 
 @given(st.integers(0, 50), st.integers(1, 50))
@@ -571,6 +673,27 @@ def test_uncertain_answers_reach_people_and_corrections_the_clean_up_rate(connec
     assert client.ask("tasks")["tasks"]["ner"]["decided"] == 1
     (found,) = corrections(client.service.reviews.queue.engine, now=datetime.now(UTC)).examples  # type: ignore[union-attr]
     assert found.label == tuple(tags)
+
+
+def test_thresholds_are_of_calibrated_confidences(connect: Connect) -> None:
+    client = connect(threshold=0.5)
+    state = {"calibration": {"method": "isotonic", "knots": [[0.0, 0.8, 1.0], [0.0, 0.4, 1.0]]}}
+    kinds = {
+        "tone": kind("text_classification", labels=["bad", "good"], **state),
+        "pos": kind("sequence_labeling", labels=["ADP", "NOUN", "VERB"], **state),
+    }
+    reviews = client.service.reviews
+    assert reviews is not None
+    for number, confidence in enumerate((0.8, 0.9)):
+        answers = {
+            "tone": Prediction("good", confidence),
+            "pos": Prediction(("NOUN",) * 5, (0.95,) * 4 + (confidence,)),
+        }
+        model: Any = SimpleNamespace(digest=DIGEST, kinds=kinds)
+        reviews.answered([Answered(model, "r", number, ONE, answers)])
+    found = reviews.queue.items(now=NOW)
+    assert [(item.number, item.task) for item in found] == [(0, "tone"), (0, "pos")]
+    assert [item.confidence for item in found] == pytest.approx([0.4, 0.4])
 
 
 def test_the_audit_draws_by_request(connect: Connect) -> None:

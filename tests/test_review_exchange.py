@@ -84,11 +84,13 @@ def _config(task: str, name: str, file: Path) -> Config:
 def test_what_was_written_can_be_trained_on(queue: Queue, tmp_path: Path, name: str, task: str) -> None:
     put(queue, task, task, task)
     queue.decide(1, "anna", "corrected", label=right(task), now=NOW)
+    queue.decide(1, "tom", "corrected", label=right(task), now=NOW)
     queue.decide(2, "anna", "right", now=NOW)
     queue.decide(2, "tom", "corrected", label=right(task), now=NOW)  # they disagree
+    queue.decide(3, "anna", "right", now=NOW)  # and wait for tom
     file = tmp_path / f"out.{name}"
     found = export(queue, name, task, file, now=NOW)
-    assert (found.items, found.disagreed) == (1, 1)
+    assert (found.items, found.disagreed, found.waiting) == (1, 1, 1)
     (example,) = load_corpus(_config(task, name, file), strict=True).splits["train"]
     text, _, label = CASES[task]
     assert (example.text.words, example.labels) == (text.text.words, {task: label})
@@ -160,6 +162,35 @@ def test_what_is_no_such_file_is_refused(queue: Queue, tmp_path: Path, name: str
     assert queue.decisions() == []
 
 
+def _annotated(name: str, item: int, spans: list[Any]) -> dict[str, Any]:
+    """A record of Argilla, or a task of Label Studio, whose label is `spans`."""
+    if name == "argilla":
+        return {"metadata": {"item": item}, "responses": {"ner": [{"user_id": "tom", "value": spans}]}}
+    result = [{"type": "labels", "from_name": "ner", "value": {**s, "labels": [s["label"]][: s["end"]]}} for s in spans]
+    return {"data": {"item": item}, "annotations": [{"completed_by": "tom", "result": result}]}
+
+
+@pytest.mark.parametrize("name", ["argilla", "label-studio"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"start": 90, "end": 95, "label": "LOC"},  # behind the text
+        {"start": "0", "end": 9, "label": "LOC"},
+        {"start": 0, "end": 0, "label": "LOC"},  # in Label Studio without a label
+    ],
+)
+def test_an_annotation_with_a_fault_is_refused_and_the_rest_taken(
+    queue: Queue, tmp_path: Path, name: str, wrong: dict[str, Any]
+) -> None:
+    put(queue, "ner", "ner")
+    good = {"start": 18, "end": 23, "label": "LOC"}
+    (tmp_path / "in").write_text(json.dumps([_annotated(name, 1, [wrong]), _annotated(name, 2, [good])]))
+    found = bring_back(queue, name, "ner", tmp_path / "in", reviewer="desk", now=NOW)
+    assert (found.taken, found.refused) == (1, 1)
+    assert f"{tmp_path / 'in'}: " in str(found.reason)
+    assert [said.item for said in queue.decisions()] == [2]
+
+
 def test_what_a_format_cannot_hold_is_refused(queue: Queue, tmp_path: Path) -> None:
     put(queue, "tone", "answer")
     with pytest.raises(StoreError, match="jsonl"):
@@ -213,12 +244,17 @@ def test_out_and_in_by_command(queue: Queue, tmp_path: Path) -> None:
     found = _run("import", store, file, "--format", "jsonl", "--task", "tone", "--reviewer", "desk")
     assert (found.exit_code, found.output) == (0, "2 taken, 0 known already\n")
     assert [said.label for said in queue.decisions()] == ["bad", "bad"]
+    assert all(item.open for item in queue.items(now=now)[:2])  # the server asked for two people
 
 
 def test_mistakes_end_in_a_message(queue: Queue, tmp_path: Path) -> None:
     missing = _run("export", tmp_path / "none.db", "--format", "jsonl", "--task", "t", "--out", tmp_path / "x")
     assert (missing.exit_code, "no such file" in missing.output) == (2, True)
     assert not (tmp_path / "none.db").exists()
+    options = ("--format", "jsonl", "--task", "tone", "--out", tmp_path / "missing" / "x")
+    put(queue, "tone")
+    nowhere = _run("export", tmp_path / "store.db", *options)
+    assert (nowhere.exit_code, "x: cannot be written: No such file" in nowhere.output) == (2, True)
     unknown = _run("export", tmp_path / "store.db", "--format", "jsonl", "--task", "t", "--out", tmp_path / "x")
     assert (unknown.exit_code, "no task 't'" in unknown.output) == (2, True)
 

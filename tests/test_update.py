@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -197,10 +198,12 @@ def test_heads_that_do_not_fit_are_refused(run: Path, tmp_path: Path) -> None:
         palmette.train(Config.parse(data), tmp_path / "out")
 
 
-def corrected(words: list[str], label: str = "up", *, item: int = 1, task: str = "tone", hours: int = 0) -> Corrected:
+def corrected(
+    words: list[str], label: str = "up", *, item: int = 1, task: str = "tone", hours: int = 0, by: str = "anna"
+) -> Corrected:
     example = Example(Text(tuple(words)), {task: label})
     when = NOW + timedelta(hours=hours)
-    return Corrected(example, task, label, True, item, f"r{item}", 0, "d", "audit", ("anna",), when)
+    return Corrected(example, task, label, True, item, f"r{item}", 0, "d", "audit", (by,), when)
 
 
 def test_what_is_left_out_and_why(run: Path, corpus: Corpus) -> None:
@@ -213,6 +216,11 @@ def test_what_is_left_out_and_why(run: Path, corpus: Corpus) -> None:
         corrected(known, item=4),
         corrected(["d"], "up", item=5),
         corrected(["d"], "down", item=6, hours=1),
+        corrected(["e"], "up", item=7),
+        corrected(["e"], "down", item=8, hours=1, by="tom"),
+        corrected(["f"], "up", item=9),
+        corrected(["f"], "down", item=10, hours=1, by="tom"),
+        corrected(["f"], "down", item=11, hours=2),  # she has come to agree
     ]
     chosen = sort_corrections(found, kinds, corpus, UpdateSettings(held_out=0))
     assert {c.item: reason for c, reason in chosen.left_out} == {
@@ -220,8 +228,12 @@ def test_what_is_left_out_and_why(run: Path, corpus: Corpus) -> None:
         3: "the model has no label 'sideways': train anew with it",
         4: "its text is in test of the data",
         5: "item 6 says it later",
+        7: "reviewers disagree about its text",
+        8: "reviewers disagree about its text",
+        9: "item 11 says it later",
+        10: "item 11 says it later",
     }
-    assert [c.item for c in chosen.used] == [1, 6]
+    assert [c.item for c in chosen.used] == [1, 6, 11]
     assert chosen.held_out == []
 
 
@@ -247,13 +259,21 @@ def test_a_training_text_that_was_corrected_is_not_replayed_with_its_old_label(c
     assert new.splits["test"] == corpus.splits["test"]
 
 
+def test_a_held_out_text_is_not_replayed_from_the_training_data(corpus: Corpus) -> None:
+    apart = next(e for e in corpus.splits["train"] if WRONG in e.text.words)
+    held_out = [corrected(list(apart.text.words), item=2)]
+    new, counts = mixed(corpus, examples_of([corrected(["z"])]), UpdateSettings(), held_out=held_out)
+    assert apart.key not in {example.key for example in new.splits["train"]}
+    assert (counts["of"], counts["withheld"]) == (199, 1)
+
+
 def test_without_a_correction_that_can_be_used_nothing_is_written(run: Path, tmp_path: Path) -> None:
     reviewed(run, tmp_path / "a.db", sentences(3, [WRONG], 7), kept=False)
     found = corrections(open_store(str(tmp_path / "a.db")), now=NOW)
     with pytest.raises(RunError, match="no correction to train on: 3 their text is not kept"):
         update(run, found, tmp_path / "out", now=NOW)
     with pytest.raises(RunError, match="no correction to train on: the database has none"):
-        update(run, Corrections([], {}, {}, {}), tmp_path / "out", now=NOW, gate_settings=GateSettings())
+        update(run, Corrections([], {}, {}, {}, {}), tmp_path / "out", now=NOW, gate_settings=GateSettings())
     assert not (tmp_path / "out").exists()
 
 
@@ -283,6 +303,13 @@ def test_a_precision_that_cannot_be_kept_is_said(run: Path, tmp_path: Path) -> N
     assert "no threshold reaches a precision of 0.9999" in reasons["tone"]
 
 
+def test_without_the_extra_it_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "palmette.store", None)
+    options = ["--corrections", str(tmp_path / "x.db"), "--out", str(tmp_path / "out")]
+    found = CliRunner().invoke(main, ["update", str(run), *options])
+    assert (found.exit_code, "palmette[operate]" in found.output) == (2, True)
+
+
 def test_users_mistakes(run: Path, tmp_path: Path) -> None:
     def fails(*arguments: object) -> str:
         found = CliRunner().invoke(main, ["update", str(run), *map(str, arguments)])
@@ -297,5 +324,6 @@ def test_users_mistakes(run: Path, tmp_path: Path) -> None:
     assert "the database has none" in fails(*empty, tmp_path / "o")
     assert "exists; give --out another name" in fails(*empty, tmp_path)
     assert "--set epoch=3: expected KEY=VALUE" in fails(*empty, tmp_path / "o", "--set", "epoch=3")
+    assert "--set epochs=[: the value cannot be read as YAML" in fails(*empty, tmp_path / "o", "--set", "epochs=[")
     assert "latency_budget: Input should be greater than 0" in fails(*empty, tmp_path / "o", "--latency-budget", "-1")
     assert "--set held_out" in fails(*empty, tmp_path / "o", "--set", "held_out=2")

@@ -168,6 +168,26 @@ def test_subwords_that_a_changed_mixture_of_labels_explains_are_no_reason_to_dou
     assert SUBWORDS in watch.alarms
 
 
+def as_label(looks: list[Look], label: str) -> list[Look]:
+    return [replace(one, marks={label: 1}) for one in looks]
+
+
+def test_a_label_that_dev_never_had_is_an_alarm_when_it_is_frequent(watch: TaskWatch) -> None:
+    traffic = Traffic(11)
+    for _ in range(5):  # one in 200 texts is no reason
+        send(watch, [*traffic.texts(199)[0], *as_label(traffic.texts(1)[0], "sideways")])
+    assert not any(watch.raised.values())
+    for _ in range(2):
+        send(watch, [*traffic.texts(160)[0], *as_label(traffic.texts(40)[0], "sideways")])
+    assert LABELS in watch.alarms
+    assert watch.alarms[LABELS].effect == pytest.approx(0.2, abs=0.05)
+
+
+def test_a_window_full_of_a_label_that_dev_never_had(watch: TaskWatch) -> None:
+    send(watch, as_label(Traffic(12).texts(2 * 200)[0], "sideways"))
+    assert watch.alarms[LABELS].effect == pytest.approx(1)
+
+
 def test_an_alarm_ends_with_its_cause_and_is_counted_once(watch: TaskWatch) -> None:
     traffic = Traffic(4)
     send(watch, traffic.texts(4 * 200, subwords=1.6)[0])
@@ -355,6 +375,30 @@ def test_a_reload_of_a_bundle_that_cannot_be_watched_keeps_the_old_model(describ
         assert client.post("/v1/admin/reload").status_code == 409
         assert client.post("/v1/predict", json={"texts": ["a cat sat"]}).status_code == 200
         assert client.get("/v1/watch").json()["digest"] == bundle.digest
+
+
+def test_gauges_end_with_the_model_that_they_describe(described: Path, tmp_path: Path) -> None:
+    place = tmp_path / "model"
+    shutil.copytree(described, place)
+    bundle = Bundle.open(place)
+    files = {name: bundle.read(name) for name in bundle.manifest["files"]}
+    about = {key: value for key, value in bundle.manifest.items() if key not in ("format", "files")}
+    service = Service(palmette.load, place, ServerSettings(watch=True, watch_window=100))
+    with TestClient(create_app(service)) as client:
+        answered(client, sentences(100, seed=13), 1)
+        before = service.model
+        assert 'task="tone"' in drift(client)
+        shutil.rmtree(place)
+        write_bundle(place, files, about=about | {"created": "later"})
+        assert client.post("/v1/admin/reload").status_code == 200
+        assert service.model.digest != before.digest
+        assert 'task="tone"' not in drift(client)
+        answered(client, sentences(100, seed=14), 1)
+        assert 'task="tone"' in drift(client)
+
+
+def drift(client: TestClient) -> str:
+    return "".join(line for line in client.get("/metrics").text.splitlines() if line.startswith("palmette_drift"))
 
 
 @pytest.mark.parametrize("name", ["prometheus-alerts.yml", "grafana-dashboard.json"])

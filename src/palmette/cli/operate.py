@@ -128,12 +128,15 @@ def update(
     from palmette.console import LiveTable, show_gate, show_update
     from palmette.operate.gate import GateSettings
     from palmette.operate.gate.gate import EXIT
-    from palmette.operate.review.corrections import corrections as read
-    from palmette.operate.update import UpdateSettings
-    from palmette.operate.update import update as train_on
     from palmette.run import Run
-    from palmette.store import open_store
 
+    try:
+        from palmette.operate.review.corrections import corrections as read
+        from palmette.operate.update import UpdateSettings
+        from palmette.operate.update import update as train_on
+        from palmette.store import open_store
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "sqlalchemy", "operate") from error
     if "://" not in corrections and not Path(corrections).is_file():
         raise RunError(f"--corrections {corrections}: is no file, nor the URL of a database")
     settings, judged = UpdateSettings.read(overrides), GateSettings.read(margins, **options)
@@ -178,7 +181,7 @@ _WHY = click.option("--why", default="", help="The reason; kept in the log.")
 @click.argument("bundle")
 @click.option("--mode", required=True, type=click.Choice(["shadow", "canary", "live"]), help="What it may answer.")
 @click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True)
-@click.option("--gate", type=click.Path(dir_okay=False, path_type=Path), help="Report of palmette gate: it must pass.")
+@click.option("--gate", type=click.Path(dir_okay=False, path_type=Path), help="Report of palmette gate LIVE BUNDLE.")
 @click.option(
     "--into",
     type=click.Path(file_okay=False, path_type=Path),
@@ -186,7 +189,7 @@ _WHY = click.option("--why", default="", help="The reason; kept in the log.")
     show_default=True,
     help="Where a bundle from a registry is kept.",
 )
-@click.option("--force", "forced", is_flag=True, help="Although it lacks tasks, or the gate refused it.")
+@click.option("--force", "forced", is_flag=True, help="Although it lacks tasks, or the gate says no.")
 @_BY
 @_WHY
 def release(store: str, bundle: str, by: str | None, **options: Any) -> None:
@@ -325,7 +328,12 @@ def review_export(store: str, form: str, task: str, out: Path, which: Any) -> No
     with _queue(store) as queue:
         found = write(queue, form, task, out, now=datetime.now(UTC), which=which)
     click.echo(f"{out}: {found.items} items")
-    for count, why in ((found.textless, "their text is not kept"), (found.disagreed, "their reviewers disagree")):
+    left = (
+        (found.textless, "their text is not kept"),
+        (found.disagreed, "their reviewers disagree"),
+        (found.waiting, "they wait for another reviewer"),
+    )
+    for count, why in left:
         if count:
             click.echo(f"palmette: {count} items left out: {why}", err=True)
 

@@ -100,6 +100,11 @@ class Metrics:
         )
         self.reloads = Counter("palmette_reloads", "Reloads of the model.", ["result"], registry=registry)
 
+        self._watched = (
+            *(self.drift_distance, self.drift_p_value, self.drift_alarm, self.reference_accuracy),
+            *(self.estimated_accuracy, self.estimated_accuracy_low, self.estimated_accuracy_high),
+            self.estimate_supported,
+        )
         self._add_versions(registry)
 
     def _add_versions(self, registry: CollectorRegistry) -> None:
@@ -147,6 +152,11 @@ class Metrics:
         self.store_errors = Counter(
             "palmette_store_errors", "Looks at the store, or attempts to follow it, that failed.", registry=registry
         )
+
+    def clear_watched(self) -> None:
+        """Take away what was said of a model's windows: another one is live."""
+        for gauge in self._watched:
+            gauge.clear()
 
     def show_roles(self, roles: Mapping[str, str], share: float) -> None:
         """{role: digest}, and the candidate's share."""

@@ -214,14 +214,17 @@ def _correct(reviews: Reviews, given: bodies.CorrectionRequest, example: Example
     queue, now = reviews.queue, reviews.now()
     item = queue.find(given.request_id, given.number, given.task, now=now)
     if item is None:
-        item = _report(reviews, given, example, now)
+        candidate = _reported(reviews, given, example)
+        decision = queue.report(candidate, given.reviewer.strip(), now=now, label=given.label, example=example)
+        reviews.metrics.items.labels(given.task, "reported").inc()
+        return _said(reviews, decision)
     _check_text(item, corrected=True, example=example)
     decision = queue.decide(item.id, given.reviewer.strip(), "corrected", now=now, label=given.label, example=example)
     return _said(reviews, decision)
 
 
-def _report(reviews: Reviews, given: bodies.CorrectionRequest, example: Example | None, now: datetime) -> Item:
-    """An item for an answer that is not in the queue. Nothing is written unless all of it fits."""
+def _reported(reviews: Reviews, given: bodies.CorrectionRequest, example: Example | None) -> Candidate:
+    """An answer that is not in the queue, as the caller says it was."""
     queue = reviews.queue
     for field, value in (("model", given.model), ("prediction", given.prediction)):
         if value is None:
@@ -240,8 +243,7 @@ def _report(reviews: Reviews, given: bodies.CorrectionRequest, example: Example 
         prediction = read_label(given.prediction, kind, known)
     except LabelError as error:
         raise RefusedError(422, "invalid_label", f"prediction: {error}", field="prediction") from error
-    read_label(given.label, kind, known)
-    candidate = Candidate(
+    return Candidate(
         request_id=given.request_id,
         number=given.number,
         task=given.task,
@@ -253,9 +255,6 @@ def _report(reviews: Reviews, given: bodies.CorrectionRequest, example: Example 
         why="reported",
         automatic=True,
     )
-    ids, _, _ = queue.add([candidate], now=now)
-    reviews.metrics.items.labels(given.task, "reported").inc()
-    return queue.item(ids[0], now=now)
 
 
 def _said(reviews: Reviews, decision: Decision) -> Response:

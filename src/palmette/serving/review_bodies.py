@@ -134,7 +134,9 @@ class CleanUpVersion(BaseModel):
     digest: str
     answers: int = Field(description="That went out without a person.")
     corrected: int
-    rate: float | None = Field(description="corrected / answers: a lower bound, since nobody looks at every answer.")
+    rate: float | None = Field(
+        description="corrected / answers, at most 1: a lower bound, since nobody looks at every answer."
+    )
     changed: int = Field(description="Units of the corrected answers that were changed,")
     units: int = Field(description="of how many.")
     audited: int = Field(description="Answers of the random audit that somebody judged.")

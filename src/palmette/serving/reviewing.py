@@ -172,7 +172,7 @@ class Reviews:
         if threshold is None:
             decide = kind.calibration.decide
             return any(decide(claim.confidence) == "review" for claim in kind.claims(prediction))
-        confidence = least(prediction)
+        confidence = least(prediction, kind)
         return confidence is not None and confidence < threshold
 
     def _audited(self, answer: Answered) -> bool:
@@ -238,11 +238,11 @@ class Reviews:
         self.queue.engine.dispose()
 
 
-def least(prediction: Prediction) -> float | None:
-    """The confidence of an answer, of tags that of the least certain word; None where there is none."""
+def least(prediction: Prediction, kind: AnyKind) -> float | None:
+    """The confidence of an answer as callers see it, of tags that of the least certain word; None without one."""
     found = prediction.confidence
     value = found if isinstance(found, float) else min(found, default=math.nan)
-    return None if math.isnan(value) else float(value)
+    return None if math.isnan(value) else kind.calibration.mean(float(value))
 
 
 def _candidate(answer: Answered, task: str, why: Why, *, automatic: bool, other: Prediction | None = None) -> Candidate:
@@ -256,7 +256,7 @@ def _candidate(answer: Answered, task: str, why: Why, *, automatic: bool, other:
         digest=answer.model.digest,
         example=answer.example,
         prediction=prediction.label,
-        confidence=least(prediction),
+        confidence=least(prediction, kind),
         why=why,
         automatic=automatic,
         candidate=None if other is None else other.label,

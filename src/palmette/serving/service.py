@@ -218,6 +218,7 @@ class Service:
             return None
         watcher = Watcher(self.metrics, window=self.settings.watch_window, seed=_SEED, now=lambda: datetime.now(UTC))
         watcher.prepare(self.model)
+        watcher.follow(self.model)
         return watcher
 
     def _reads(self, model: Served) -> bool:
@@ -246,6 +247,7 @@ class Service:
             raise RefusedError(500, "reload_failed", "the old model stays; the log has the reason") from error
         else:
             self.keys, self.roster, self.writer = keys, roster, writer
+            self._watch_live()
         finally:
             self._changing.release()
         self._show_roles()
@@ -334,7 +336,12 @@ class Service:
                 except PalmetteError as error:  # the store has decided what is live
                     log("the live model is not watched", level=logging.WARNING, reason=str(error))
             self.roster = roster
+            self._watch_live()
         self._show_roles()
+
+    def _watch_live(self) -> None:
+        if self.watcher is not None:
+            self.watcher.follow(self.model)
 
     def _show_roles(self) -> None:
         state = self.roster.state

@@ -40,6 +40,7 @@ class Watcher:
         self._now = now
         self._lock = threading.Lock()
         self._watches: dict[str, dict[str, TaskWatch]] = {}
+        self._live = ""  # digest of the model that the gauges describe
 
     def prepare(self, model: Served) -> None:
         """Get ready to watch a model: resampling its reference takes seconds.
@@ -63,6 +64,13 @@ class Watcher:
             self._watches[model.digest] = found
             for digest in list(self._watches)[:-_MODELS]:
                 del self._watches[digest]
+
+    def follow(self, live: Served) -> None:
+        """Let the gauges describe this model from now on, once a window of its answers is full."""
+        with self._lock:
+            if live.digest != self._live:
+                self._live = live.digest
+                self._metrics.clear_watched()
 
     def reads(self, model: Served) -> bool:
         """Whether the embeddings of what a model answers are wanted."""
@@ -96,7 +104,7 @@ class Watcher:
                     unknown=unknown,
                 )
                 with self._lock:
-                    if watches[task].add(seen, now=now):
+                    if watches[task].add(seen, now=now) and answer.model.digest == self._live:
                         self._publish(task, watches[task])
 
     def close(self) -> None:

@@ -179,6 +179,11 @@ class Case:
         )
 
     @property
+    def run(self) -> str:
+        """The run in a command; a bundle does not know which it was made from."""
+        return self.subject.name if self.subject.model is not None else "RUN"
+
+    @property
     def unit(self) -> str:
         """What gains are measured in."""
         return self.kind.metric

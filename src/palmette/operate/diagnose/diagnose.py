@@ -311,7 +311,8 @@ def fields(config: Config) -> frozenset[str]:
 
 
 def _named(source: Any, path: Path) -> set[str]:
-    with path.open(encoding="utf-8") as file:
+    # What is no UTF-8 is refused with its line when the data are read; here only names are looked for.
+    with path.open(encoding="utf-8", errors="replace") as file:
         if isinstance(source, TableSource) and source.header:
             mark = {"tab": "\t", "comma": ",", "semicolon": ";"}.get(source.delimiter or "", "")
             mark = mark or ("," if path.suffix == ".csv" else "\t")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from palmette.operate.diagnose.case import Case, NotLookedAtError
@@ -19,17 +18,15 @@ _DRAWS = 100
 _USUAL = 0.45, 2.2  # temperatures that models have which nothing happened to
 
 
-def ece(probabilities: Floats, gold: NDArray[np.int64]) -> float:
+def ece(confidence: Floats, right: Floats) -> float:
     """Expected calibration error in ten equally filled bins (Naeini, Cooper & Hauskrecht 2015; Nixon et al. 2019)."""
-    confidence = probabilities.max(axis=1)
-    right = (probabilities.argmax(axis=1) == gold).astype(np.float64)
     order = np.argsort(confidence)
     gaps = [
         len(part) * abs(float((right[part] - confidence[part]).mean()))
         for part in np.array_split(order, BINS)
         if len(part)
     ]
-    return sum(gaps) / max(len(gold), 1)
+    return sum(gaps) / max(len(right), 1)
 
 
 def temper(probabilities: Floats, temperature: float) -> Floats:
@@ -62,11 +59,13 @@ def detect(case: Case) -> list[Finding]:
     else:
         fitted, judged = main.take(halves[0]), main.take(halves[1])
     found = temperature(fitted)
-    before, after = judged.probabilities, temper(judged.probabilities, found)
-    first, last = ece(before, judged.gold), ece(after, judged.gold)
-    gain = _gain(judged, after, case.seed)
-    confidence = float(before.max(axis=1).mean())
-    right = float((before.argmax(axis=1) == judged.gold).mean())
+    # As callers see them: what was calibrated by isotonic regression is no longer the greatest probability.
+    before = case.kind.calibration.means(judged.probabilities.max(axis=1))
+    after = temper(judged.probabilities, found).max(axis=1)
+    hits = (judged.probabilities.argmax(axis=1) == judged.gold).astype(np.float64)
+    first, last = ece(before, hits), ece(after, hits)
+    gain = _gain(judged, before, after, hits, case.seed)
+    confidence, right = float(before.mean()), float(hits.mean())
     word = "over-confident" if confidence > right else "under-confident"
     return [
         Finding(
@@ -80,19 +79,19 @@ def detect(case: Case) -> list[Finding]:
             f"{judged.split}; no answer changes, so a point counts half",
             p=gain.p,
             telling=100 * first >= 3 and not _USUAL[0] < found < _USUAL[1],
-            command="palmette calibrate BUNDLE",
+            command=f"palmette export {case.run} --out NEW_BUNDLE  # it calibrates the bundle's confidences on dev",
             numbers={"ece": first, "ece_after": last, "temperature": found, "confidence": confidence, "right": right},
         )
     ]
 
 
-def _gain(judged: Sheet, after: Floats, seed: int) -> Gain:
+def _gain(judged: Sheet, before: Floats, after: Floats, hits: Floats, seed: int) -> Gain:
     rng = np.random.default_rng(seed)
     bounds = np.searchsorted(judged.owner, np.arange(len(judged) + 1))
     moved = []
     for _ in range(_DRAWS):
         drawn = rng.integers(0, len(judged), len(judged))
         units = np.concatenate([np.arange(bounds[n], bounds[n + 1]) for n in drawn])
-        moved.append(ece(judged.probabilities[units], judged.gold[units]) - ece(after[units], judged.gold[units]))
-    lost = ece(judged.probabilities, judged.gold) - ece(after, judged.gold)
+        moved.append(ece(before[units], hits[units]) - ece(after[units], hits[units]))
+    lost = ece(before, hits) - ece(after, hits)
     return from_error(100 * WORTH * lost, 100 * WORTH * max(float(np.std(moved, ddof=1)), 1e-6))

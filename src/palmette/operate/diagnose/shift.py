@@ -74,7 +74,9 @@ def texts(case: Case) -> list[Finding]:
             how=how,
             p=p,
             telling=area >= _TELLING_AUC,
-            command=case.label_more("label texts like those of test; then palmette update RUN --corrections STORE"),
+            command=case.label_more(
+                "label texts like those of test; then palmette update RUN --corrections STORE --out CANDIDATE"
+            ),
             evidence=(_typical(train, main),),
             examples=tuple(shown(main.examples[n]) for n in _farthest(train, main)),
             numbers={"auc": area, "p_auc": p, "gap_points": gain.points},
@@ -134,7 +136,7 @@ def labels(case: Case) -> list[Finding]:
             how=f"probabilities re-weighted to the shares of {main.split}, measured on it",
             p=p,
             telling=distance >= 0.1,
-            command="palmette calibrate BUNDLE  # or train on data with the shares that you expect",
+            command=f"palmette train {case.subject.data} --out NEW_RUN  # on data with the shares that you expect",
             evidence=tuple(
                 f"{case.kind.labels[n]}: {before[n] / before.sum():.1%} of train, {after[n] / after.sum():.1%} of "
                 f"{main.split}"

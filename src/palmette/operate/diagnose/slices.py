@@ -6,6 +6,7 @@ Boehm 2021, SIGMOD) and tested on the other half (Holm), so that a slice found b
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from itertools import combinations
 
@@ -57,7 +58,8 @@ def detect(case: Case) -> list[Finding]:
             how=f"the slice answered as well as the rest, on {main.split}",
             p=corrected[best],
             telling=given and inner > 1.5 * outer,
-            command=f"palmette evaluate {case.subject.name} --slices {_fields(main)[0] if given else 'length,unseen'}",
+            command=f"palmette evaluate {case.run} --data {case.subject.data} "
+            f"--slices {shlex.quote(_fields(main)[0]) if given else 'length,unseen'}",
             evidence=tuple(
                 f"{other}: {100 * float(errors[m].mean()):.0f} % of {m.sum()} wrong, p = {p:.2g} on the other half"
                 for (other, m), p in zip(ranked, corrected, strict=True)

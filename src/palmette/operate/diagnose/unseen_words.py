@@ -57,7 +57,9 @@ def detect(case: Case) -> list[Finding]:
             how=f"texts of {main.split} re-weighted to the shares of unseen words that are to be expected",
             p=p,
             telling=here.mean() > 1.3 * usual.mean() and p < 0.001,
-            command=case.label_more("label texts with such words; then palmette update RUN --corrections STORE"),
+            command=case.label_more(
+                "label texts with such words; then palmette update RUN --corrections STORE --out CANDIDATE"
+            ),
             evidence=(f"most frequent: {common}",) if common else (),
             examples=tuple(shown(main.examples[n]) for n in worst if here[n] * main.errors[n] > 0),
             numbers={"share": float(here.mean()), "expected": float(usual.mean()), "p_share": p},

@@ -74,7 +74,7 @@ def release(
         into: folder below which a bundle from a registry is kept.
         by: who releases it.
         why: kept in the log.
-        forced: although it lacks tasks, or the gate refused it.
+        forced: although it lacks tasks, or the gate refused it or compared it with another version than the live one.
 
     Raises:
         BundleError, ReleaseError: it is no bundle, was changed, does not fit, or the gate did not let it pass.
@@ -82,7 +82,7 @@ def release(
     source = bundle if registry.is_reference(bundle) else None
     opened_bundle = registry.fetch(bundle, into) if source is not None else Bundle.open(bundle)
     if gate is not None:
-        why = "; ".join(filter(None, [why, _passed(gate, opened_bundle, forced=forced)]))
+        why = "; ".join(filter(None, [why, _passed(gate, opened_bundle, live=releases.state().live, forced=forced)]))
     if mode == "live":
         state = releases.replace_live(opened_bundle, by=by, why=why, source=source, forced=forced)
     else:
@@ -114,25 +114,31 @@ def as_json(state: State, versions: Mapping[str, Version]) -> dict[str, Any]:
     }
 
 
-def _passed(report: Path, bundle: Bundle, *, forced: bool) -> str:
-    """What the log says of a gate's report, which is about this bundle and lets it pass.
+def _passed(report: Path, bundle: Bundle, *, live: str | None, forced: bool) -> str:
+    """What the log says of a gate's report, which is about this bundle in place of the live one, and lets it pass.
 
     Raises:
-        ReleaseError: it is not a report, is about another bundle, or its verdict is no.
+        ReleaseError: it is not a report, is about another bundle or another OLD, or its verdict is no.
     """
     try:
         content = report.read_bytes()
         found: Any = json.loads(content)
-        digest, verdict = str(found["new"]["digest"]), str(found["verdict"])
+        digest, old, verdict = str(found["new"]["digest"]), str(found["old"]["digest"]), str(found["verdict"])
     except OSError as error:
         raise ReleaseError(f"{report}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ReleaseError(f"{report}: is no report of `palmette gate … --json`: {error!r}") from error
     if digest != bundle.digest:
         raise ReleaseError(f"{report}: is about the bundle {digest[:12]}, not about {bundle.digest[:12]}")
+    elsewhere = live is not None and old != live
+    if elsewhere and not forced:
+        raise ReleaseError(
+            f"{report}: compares with {old[:12]}, but {str(live)[:12]} is live: judge it against that one by "
+            "palmette gate LIVE NEW; --force releases it all the same"
+        )
     if verdict != "passed" and not forced:
         raise ReleaseError(
             f"{report}: the gate did not let {bundle.digest[:12]} pass; --force releases it all the same"
         )
-    verdict += ", forced" * (verdict != "passed")
-    return f"gate: {verdict} (report {hashlib.sha256(content).hexdigest()[:12]})"
+    said = verdict + f" against {old[:12]}" * elsewhere + ", forced" * (elsewhere or verdict != "passed")
+    return f"gate: {said} (report {hashlib.sha256(content).hexdigest()[:12]})"

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import groupby
 
 import sqlalchemy as sa
 
@@ -23,7 +22,7 @@ class CleanUp:
         task, digest: whose.
         answers: that went out without a person.
         corrected: of them, known to be wrong since somebody corrected them.
-        rate: corrected / answers, in [0, 1]; a lower bound, since nobody looks at every answer. None without answers.
+        rate: corrected / answers, at most 1; a lower bound, since nobody looks at every answer. None without answers.
         changed, units: of the corrected ones, how much was changed, of how much (`Kind.compare`).
         audited: answers of the random audit that somebody judged.
         audited_corrected: of them, corrected.
@@ -58,23 +57,31 @@ class _Tally:
 def clean_up(queue: Queue) -> list[CleanUp]:
     """Of every task and version that answered or was corrected, by name.
 
-    An answer is corrected when most of its reviewers changed it; the size of a correction is their mean.
+    An answer is corrected when most of its reviewers changed it; the size of a correction is their mean. It is one
+    answer although it may be several items, as of the audit and of a disagreement.
     """
     with queue.engine.connect() as connection:
         counts = sa.select(CountRow.task, CountRow.digest, sa.func.sum(CountRow.answers)).group_by(
             CountRow.task, CountRow.digest
         )
         answers = {(task, digest): int(count) for task, digest, count in connection.execute(counts)}
-        wanted = sa.select(ItemRow.id, ItemRow.task, ItemRow.digest, ItemRow.why).where(ItemRow.automatic)
-        items = {row.id: row for row in connection.execute(wanted)}
+        columns = (ItemRow.id, ItemRow.request_id, ItemRow.number, ItemRow.task, ItemRow.digest, ItemRow.why)
+        items = {row.id: row for row in connection.execute(sa.select(*columns).where(ItemRow.automatic))}
+    said: dict[tuple[str, str, str, int], dict[str, Decision]] = defaultdict(dict)  # {answer: {reviewer: last word}}
+    audited = set()
+    for decision in sorted(queue.decisions(), key=lambda decision: decision.created):
+        if (item := items.get(decision.item)) is not None:
+            answer = (item.task, item.digest, item.request_id, item.number)
+            said[answer][decision.reviewer] = decision
+            if item.why == "audit":
+                audited.add(answer)
     tallies: dict[tuple[str, str], _Tally] = defaultdict(_Tally)
-    for identity, group in groupby(queue.decisions(), lambda decision: decision.item):
-        if (item := items.get(identity)) is not None:
-            _add(tallies[item.task, item.digest], item.why, list(group))
+    for answer, words in said.items():
+        _add(tallies[answer[:2]], list(words.values()), audited=answer in audited)
     return [_result(key, answers.get(key, 0), tallies[key]) for key in sorted({*answers, *tallies})]
 
 
-def _add(tally: _Tally, why: str, said: Sequence[Decision]) -> None:
+def _add(tally: _Tally, said: Sequence[Decision], *, audited: bool) -> None:
     corrections = [decision for decision in said if decision.verdict == "corrected"]
     corrected = 2 * len(corrections) > len(said)
     if corrected:
@@ -83,7 +90,7 @@ def _add(tally: _Tally, why: str, said: Sequence[Decision]) -> None:
         tally.units += sum(decision.units for decision in corrections) / len(corrections)
         moments = [decision.created for decision in corrections]
         tally.last = max([*moments, tally.last] if tally.last is not None else moments)
-    if why == "audit":
+    if audited:
         tally.audited += 1
         tally.audited_corrected += corrected
 
@@ -98,7 +105,8 @@ def _result(key: tuple[str, str], answers: int, tally: _Tally) -> CleanUp:
         digest=key[1],
         answers=answers,
         corrected=tally.corrected,
-        rate=tally.corrected / answers if answers else None,
+        # A reported answer may have been an uncertain one that found the queue full: it is not among `answers`.
+        rate=min(1.0, tally.corrected / answers) if answers else None,
         changed=round(tally.changed),
         units=round(tally.units),
         audited=tally.audited,

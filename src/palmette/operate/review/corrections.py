@@ -53,18 +53,23 @@ class Corrections:
         disagreed: items whose reviewers do not agree.
         textless: items whose text (or label) is not kept, or no longer.
         unreadable: items whose label is no longer one of their kind.
+        waiting: items that somebody judged and that wait for another.
     """
 
     examples: list[Corrected]
     disagreed: dict[str, int]
     textless: dict[str, int]
     unreadable: dict[str, int]
+    waiting: dict[str, int]
+
+
+LEFT_OUT = ("disagreed", "textless", "unreadable", "waiting")
 
 
 def corrections(
     engine: Engine, *, now: datetime, tasks: Collection[str] | None = None, since: datetime | None = None
 ) -> Corrections:
-    """Labels that people gave or confirmed, without the items on which they disagree.
+    """Labels that people gave or confirmed, without the items on which they disagree or that wait for another voice.
 
     Args:
         engine: of `palmette.store.open_store`.
@@ -75,7 +80,7 @@ def corrections(
     queue = Queue(engine)
     items = {item.id: item for item in queue.items(now=now)}
     found: list[Corrected] = []
-    left: dict[str, Counter[str]] = {"disagreed": Counter(), "textless": Counter(), "unreadable": Counter()}
+    left: dict[str, Counter[str]] = {name: Counter() for name in LEFT_OUT}
     for identity, group in groupby(queue.decisions(), lambda decision: decision.item):
         said = list(group)
         item = items.get(identity)
@@ -97,6 +102,8 @@ def says(item: Item, decision: Decision) -> Any:
 
 
 def _agreed(item: Item, said: Sequence[Decision]) -> Corrected | str:
+    if item.open:
+        return "waiting"
     labels = [says(item, decision) for decision in said]
     if any(label != labels[0] for label in labels):
         return "disagreed"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,9 +11,11 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
 
 from palmette.errors import StoreError
 from palmette.kinds import AnyKind
+from palmette.kinds.base import LabelError
 from palmette.operate.review.labels import (
     blank_example,
     declaration,
@@ -88,6 +92,7 @@ class Item:
         example: the text; None where it is not kept, or no longer.
         prediction, candidate: answers as JSON; None where they repeat text that is not kept.
         open: whether it still waits for people.
+        reviewers: how many it needs; None where that was not written down.
     """
 
     id: int
@@ -106,6 +111,7 @@ class Item:
     why: Why
     automatic: bool
     open: bool
+    reviewers: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +139,7 @@ class Rules:
 
     Attributes:
         capacity: most items of a task that wait.
-        reviewers: how many people look at each item.
+        reviewers: how many people look at each item that is put in.
         keep: how long texts are kept; None: they are not.
         redact: replaces words before a text is kept.
         lease: how long an item that a reviewer was given is not given to others.
@@ -158,6 +164,9 @@ class Queue:
         self.engine = engine
         self.rules = rules or Rules()
         self._kinds: dict[tuple[str, str], AnyKind] = {}
+        # Rows were deleted that may still be in the files. A process before this one may have died in between.
+        self._owes_erasure = True
+        self._erasing = threading.Lock()
 
     # --- In ---------------------------------------------------------------------------------------------------------
 
@@ -219,6 +228,7 @@ class Queue:
             "why": given.why,
             "automatic": given.automatic,
             "open": given.why != "reported",
+            "reviewers": 1 if given.why == "reported" else self.rules.reviewers,
         }
         identity = int(connection.execute(sa.insert(ItemRow).values(row).returning(ItemRow.id)).scalar_one())
         if kept is not None and self.rules.keep is not None:
@@ -275,10 +285,11 @@ class Queue:
         leased = sa.select(sa.func.count()).where(
             LeaseRow.item_id == ItemRow.id, LeaseRow.reviewer != reviewer, LeaseRow.until > now
         )
+        needed = sa.func.coalesce(ItemRow.reviewers, self.rules.reviewers)
         query = (
             sa.select(ItemRow.id)
             .where(ItemRow.open, ItemRow.id > after, ~mine.exists())
-            .where(decided.scalar_subquery() + leased.scalar_subquery() < self.rules.reviewers)
+            .where(decided.scalar_subquery() + leased.scalar_subquery() < needed)
             .order_by(ItemRow.id)
             .limit(1)
         )
@@ -379,7 +390,7 @@ class Queue:
 
     def _item(self, row: Mapping[str, Any]) -> Item:
         plain = ("id", "created", "request_id", "number", "task", "digest", "words", "paired")
-        rest = ("confidence", "why", "automatic", "open")
+        rest = ("confidence", "why", "automatic", "open", "reviewers")
         return Item(
             **{key: row[key] for key in (*plain, *rest)},
             kind=self.kind(row["task"], row["digest"]),
@@ -415,6 +426,41 @@ class Queue:
             LabelError: the label is none of the task's kind over this text.
         """
         item = self.item(identity, now=now)
+        row = self._row(item, reviewer, verdict, label, example, now)
+        with self.engine.begin() as connection:
+            self._alone(connection)
+            if connection.execute(sa.select(ItemRow.id).where(ItemRow.id == identity)).first() is None:
+                raise NoItemError(identity)
+            self._say(connection, item, row)
+        return _decision(row)
+
+    def report(
+        self, candidate: Candidate, reviewer: str, *, now: datetime, label: Any, example: Example | None = None
+    ) -> Decision:
+        """Put an answer into the queue together with its correction: both are on disk when this returns, or neither.
+
+        Args:
+            candidate: the answer, which somebody reports.
+            reviewer: who corrects it.
+            now: the time.
+            label: of the correction, as JSON.
+            example: the text, as the reviewer has it.
+
+        Raises:
+            LabelError: the label is none of the task's kind over this text.
+        """
+        with self.engine.begin() as connection:
+            self._alone(connection)
+            identity = self._insert(connection, candidate, now, [])
+            (item,) = self._read(connection, ItemRow.id == identity, now)
+            row = self._row(item, reviewer, "corrected", label, example, now)
+            self._say(connection, item, row)
+        return _decision(row)
+
+    def _row(
+        self, item: Item, reviewer: str, verdict: Verdict, label: Any, example: Example | None, now: datetime
+    ) -> dict[str, Any]:
+        """What is written of a decision."""
         changed = units = 0
         kept = None
         if verdict == "corrected":
@@ -424,8 +470,8 @@ class Queue:
         elif verdict == "right" and item.prediction is not None:
             known = item.example or example or blank_example(item.words, paired=item.paired)
             units = _size(item, known)
-        row = {
-            "item_id": identity,
+        return {
+            "item_id": item.id,
             "reviewer": reviewer,
             "verdict": verdict,
             "label": kept,
@@ -433,32 +479,52 @@ class Queue:
             "units": units,
             "created": now,
         }
-        with self.engine.begin() as connection:
-            self._alone(connection)
-            if connection.execute(sa.select(ItemRow.id).where(ItemRow.id == identity)).first() is None:
-                raise NoItemError(identity)
-            connection.execute(sa.insert(DecisionRow).values(row))
-            connection.execute(sa.delete(LeaseRow).where(LeaseRow.item_id == identity, LeaseRow.reviewer == reviewer))
-            said = STANDING.where(
-                DecisionRow.item_id == identity, DecisionRow.verdict.in_(("right", "corrected"))
-            ).subquery()
-            enough = connection.execute(sa.select(sa.func.count()).select_from(said)).scalar_one()
-            still = enough < (1 if item.why == "reported" else self.rules.reviewers)
-            connection.execute(sa.update(ItemRow).where(ItemRow.id == identity).values(open=still))
-        return _decision(row)
+
+    def _say(self, connection: Connection, item: Item, row: Mapping[str, Any]) -> None:
+        """Write a decision, and close the item once it has enough of them."""
+        mine = (LeaseRow.item_id == item.id, LeaseRow.reviewer == row["reviewer"])
+        connection.execute(sa.insert(DecisionRow).values(row))
+        connection.execute(sa.delete(LeaseRow).where(*mine))
+        said = STANDING.where(DecisionRow.item_id == item.id, DecisionRow.verdict.in_(("right", "corrected")))
+        enough = connection.execute(sa.select(sa.func.count()).select_from(said.subquery())).scalar_one()
+        still = enough < (item.reviewers or self.rules.reviewers)
+        connection.execute(sa.update(ItemRow).where(ItemRow.id == item.id).values(open=still))
 
     def _measure(self, item: Item, label: Any, example: Example | None) -> tuple[Any, int, int]:
         """The label as it is kept, and how much of the answer it changes."""
-        known = item.example or example
-        found = read_label(label, item.kind, known or blank_example(item.words, paired=item.paired))
-        kept = label_json(found)
-        if holds_text(item.kind) and item.example is None:
-            kept = None
+        known = item.example or example or blank_example(item.words, paired=item.paired)
+        kept: Label | None
+        if item.example is not None and self.rules.redact is not None:
+            # An answer's place is one in the text that the reviewer has, which may be the one before redaction.
+            given = item.example
+            if item.kind.form == "answer" and example is not None and example.pair is not None:
+                given = example
+            found = read_label(label, item.kind, given)
+            kept = self._redacted_label(found, item, item.example, given)
+        else:
+            found = read_label(label, item.kind, known)
+            kept = None if holds_text(item.kind) and item.example is None else found
+        written = None if kept is None else label_json(kept)
         if item.prediction is None:
-            return kept, 1, 1
-        before = read_label(item.prediction, item.kind, known or blank_example(item.words, paired=item.paired))
-        pairs = item.kind.compare(before, found)
-        return kept, sum(one != other for one, other in pairs), len(pairs)
+            return written, 1, 1
+        before = read_label(item.prediction, item.kind, known)
+        pairs = item.kind.compare(before, found if kept is None else kept)
+        return written, sum(one != other for one, other in pairs), len(pairs)
+
+    def _redacted_label(self, label: Label, item: Item, after: Example, given: Example) -> Label | None:
+        """A reviewer's label over the redacted text; None where redaction fails.
+
+        Raises:
+            LabelError: the text that was given is not the item's.
+        """
+        if self.rules.redact is None:
+            return label
+        try:
+            if given.pair != after.pair and redact_example(given, self.rules.redact).pair != after.pair:
+                raise LabelError("its place is in another passage than the item's")
+            return redact_label(label, item.kind, given, after, self.rules.redact)
+        except StoreError:
+            return None
 
     # --- Deletion ---------------------------------------------------------------------------------------------------
 
@@ -478,15 +544,13 @@ class Queue:
         over = sa.select(TextRow.item_id).where(TextRow.expires <= now)
         with self.engine.begin() as connection:
             identities = list(connection.execute(over).scalars())
-            if not identities:
-                return 0
             tasks = sa.select(ItemRow.id, ItemRow.task, ItemRow.digest).where(ItemRow.id.in_(identities))
             quoting = [
                 identity for identity, task, digest in connection.execute(tasks).all() if self._holds(task, digest)
             ]
             connection.execute(sa.update(DecisionRow).where(DecisionRow.item_id.in_(quoting)).values(label=None))
             connection.execute(sa.delete(TextRow).where(TextRow.item_id.in_(identities)))
-        erase(self.engine)
+        self._erase(deleted=bool(identities))
         return len(identities)
 
     def _holds(self, task: str, digest: str) -> bool:
@@ -498,9 +562,16 @@ class Queue:
     def _delete(self, where: sa.ColumnElement[bool]) -> int:
         with self.engine.begin() as connection:
             count = connection.execute(sa.delete(ItemRow).where(where)).rowcount
-        if count:
-            erase(self.engine)
+        self._erase(deleted=count > 0)
         return count
+
+    def _erase(self, *, deleted: bool) -> None:
+        """Erase what was deleted, now or by an earlier deletion whose erasure failed."""
+        with self._erasing:
+            self._owes_erasure |= deleted
+            if self._owes_erasure:
+                erase(self.engine)
+                self._owes_erasure = False
 
     def _alone(self, connection: Connection) -> None:
         """Nobody else gives out or closes items until this transaction ends."""
@@ -511,7 +582,15 @@ class Queue:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(7255466254)"))
 
 
-_PATIENCE = 5.0  # seconds that deletion waits for readers of SQLite's log
+_PATIENCE = 5.0  # seconds that deletion waits for those who read the database
+_AGAIN = "delete once more"
+
+# Whose snapshot may hold rows that are deleted by now. Those of autovacuum hold none.
+_OLDER = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+      AND xact_start < :moment AND (backend_xid IS NOT NULL OR backend_xmin IS NOT NULL)
+"""
 
 
 def erase(engine: Engine) -> None:
@@ -524,20 +603,48 @@ def erase(engine: Engine) -> None:
         engine: of the database.
 
     Raises:
-        StoreError: SQLite's log could not be cut in that time.
+        StoreError: a reader kept SQLite's log, or rows of PostgreSQL's tables, for all that time.
     """
-    if engine.dialect.name == "sqlite":
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            usual = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * _PATIENCE:.0f}")
-            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {usual}")
-        if busy:
-            raise StoreError("deleted, but a reader keeps the log of changes: delete once more to have it cut")
-        return
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if engine.dialect.name == "sqlite":
+            _cut_log(connection)
+        else:
+            _rewrite_tables(connection)
+
+
+def _cut_log(connection: Connection) -> None:
+    usual = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * _PATIENCE:.0f}")
+    busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {usual}")
+    if busy:
+        raise StoreError(f"deleted, but a reader keeps the log of changes: {_AGAIN} to have it cut")
+
+
+def _rewrite_tables(connection: Connection) -> None:
+    # VACUUM FULL copies rows that an older transaction can still see, and says nothing.
+    older = _older_transactions(connection)
+    connection.exec_driver_sql(f"SET lock_timeout = {1000 * _PATIENCE:.0f}")
+    try:
         for table in (ItemRow, TextRow, DecisionRow, LeaseRow):
             connection.exec_driver_sql(f"VACUUM FULL {table.__tablename__}")
+    except OperationalError as error:
+        raise StoreError(f"deleted, but the tables cannot be written anew: {error.orig}: {_AGAIN}") from error
+    finally:
+        connection.exec_driver_sql("SET lock_timeout = DEFAULT")
+    if older:
+        raise StoreError(f"deleted, but {older} older transactions can still see it: {_AGAIN} when they have ended")
+
+
+def _older_transactions(connection: Connection) -> int:
+    """How many transactions that began before now are still there after a while."""
+    moment = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    stop = time.monotonic() + _PATIENCE
+    while True:
+        count = int(connection.execute(sa.text(_OLDER), {"moment": moment}).scalar_one())
+        if not count or time.monotonic() > stop:
+            return count
+        time.sleep(0.02)
 
 
 def _size(item: Item, example: Example) -> int:

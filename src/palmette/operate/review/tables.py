@@ -49,6 +49,7 @@ class ItemRow(Base):
     why: Mapped[str] = mapped_column(String(20))
     automatic: Mapped[bool]
     open: Mapped[bool]
+    reviewers: Mapped[int | None]  # whom it needs; None: put in by a version that did not write it down
 
 
 class TextRow(Base):

@@ -27,11 +27,13 @@ class Exported:
         items: written.
         textless: left out, since their text is not kept, or no longer.
         disagreed: left out, since their reviewers disagree (of `checked`).
+        waiting: left out, since they wait for another reviewer (of `checked`).
     """
 
     items: int
     textless: int
     disagreed: int
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def export(queue: Queue, name: str, task: str, path: Path, *, now: datetime, whi
         which: checked (those on which people agree), waiting or all; by default what the format is for.
 
     Raises:
-        StoreError: the task is unknown, or the format cannot hold an item.
+        StoreError: the task is unknown, the format cannot hold an item, or the file cannot be written.
     """
     if task not in (known := queue.kinds()):
         raise StoreError(f"no task {task!r} in the review queue; it has {', '.join(sorted(known)) or 'none'}")
@@ -79,12 +81,20 @@ def export(queue: Queue, name: str, task: str, path: Path, *, now: datetime, whi
     for item in items:
         wanted = {"checked": item.id in labels, "waiting": item.open, "all": True}[which]
         if item.example is None:
-            textless += item.open if which == "waiting" else item.id in said if which == "checked" else 1
+            textless += (
+                item.open if which == "waiting" else item.id in said and not item.open if which == "checked" else 1
+            )
         elif wanted and (label := labels.get(item.id, item.prediction)) is not None:
             answers = tuple((found.reviewer, says(item, found)) for found in said.get(item.id, ()))
             entries.append(Entry(item, label, answers))
-    FORMATS[name].write(entries, path)
-    return Exported(len(entries), int(textless), agreed.disagreed.get(task, 0) if which == "checked" else 0)
+    try:
+        FORMATS[name].write(entries, path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+    disagreed, waiting = (
+        (found.get(task, 0) if which == "checked" else 0) for found in (agreed.disagreed, agreed.waiting)
+    )
+    return Exported(len(entries), int(textless), disagreed, waiting)
 
 
 def bring_back(queue: Queue, name: str, task: str, path: Path, *, reviewer: str, now: datetime) -> Imported:
@@ -109,6 +119,10 @@ def bring_back(queue: Queue, name: str, task: str, path: Path, *, reviewer: str,
     reason = None
     for said in FORMATS[name].read(path, items):
         item, who = items.get(said.item), said.reviewer or reviewer
+        if said.fault is not None:
+            counts["refused"] += 1
+            reason = reason or said.fault
+            continue
         counts["widened"] += said.widened
         if item is None or item.example is None:
             counts["unknown"] += 1

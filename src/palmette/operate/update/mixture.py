@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +14,7 @@ from palmette.corpus import Corpus
 from palmette.kinds import AnyKind
 from palmette.operate.review.corrections import Corrected
 from palmette.operate.update.settings import UpdateSettings
-from palmette.types import Example
+from palmette.types import Example, Label
 
 Key = tuple[Any, ...]
 
@@ -44,6 +44,7 @@ def sort_corrections(
     """
     known = {_key(example): split for split in ("dev", "test") for example in corpus.splits[split]}
     last = {(_key(c.example), c.task): c for c in sorted(found, key=lambda c: (c.decided, c.item))}
+    disputed = _disputed(found)
     left: list[tuple[Corrected, str]] = []
     good: list[Corrected] = []
     for correction in found:
@@ -57,6 +58,8 @@ def sort_corrections(
             reason = f"the model has no label {min(unseen)!r}: train anew with it"
         elif key in known:
             reason = f"its text is in {known[key]} of the data"
+        elif (key, correction.task) in disputed:
+            reason = "reviewers disagree about its text"
         elif last[key, correction.task] is not correction:
             reason = f"item {last[key, correction.task].item} says it later"
         else:
@@ -65,6 +68,14 @@ def sort_corrections(
         left.append((correction, reason))
     held = [c for c in good if _place(c.example, settings.seed) < settings.held_out]
     return Sorted([c for c in good if c not in held], held, left)
+
+
+def _disputed(found: Sequence[Corrected]) -> set[tuple[Key, str]]:
+    """Texts of which people say different things, each by their last word; an item alone knows only its own people."""
+    words: dict[tuple[Key, str], dict[str, Label]] = defaultdict(dict)
+    for c in sorted(found, key=lambda c: (c.decided, c.item)):
+        words[_key(c.example), c.task] |= dict.fromkeys(c.reviewers, c.label)
+    return {text for text, said in words.items() if any(label != next(iter(said.values())) for label in said.values())}
 
 
 def examples_of(found: Sequence[Corrected]) -> list[Example]:
@@ -77,19 +88,24 @@ def examples_of(found: Sequence[Corrected]) -> list[Example]:
     return list(merged.values())
 
 
-def mixed(corpus: Corpus, corrected: Sequence[Example], settings: UpdateSettings) -> tuple[Corpus, dict[str, Any]]:
+def mixed(
+    corpus: Corpus, corrected: Sequence[Example], settings: UpdateSettings, *, held_out: Sequence[Corrected] = ()
+) -> tuple[Corpus, dict[str, Any]]:
     """The corpus to train on: corrections, repeated, beside a part of the original training data of every task.
 
     Replaying old examples is what keeps a network from forgetting them (Robins 1995, "Catastrophic forgetting,
     rehearsal and pseudorehearsal", Connection Science; Rolnick et al. 2019, NeurIPS). A training text that was
-    corrected carries its corrected labels from now on.
+    corrected carries its corrected labels from now on; one that is held out is not replayed at all.
 
     Returns:
         The corpus, its dev and test as they were, and the counts as JSON.
     """
     by_text = {_key(example): example for example in corrected}
+    apart = {_key(correction.example) for correction in held_out}
     original, relabelled = [], 0
     for example in corpus.splits["train"]:
+        if _key(example) in apart:
+            continue
         new = by_text[_key(example)].labels if _key(example) in by_text else {}
         relabelled += any(example.labels.get(task, label) != label for task, label in new.items())
         original.append(replace(example, labels={**example.labels, **new}) if new else example)
@@ -103,6 +119,7 @@ def mixed(corpus: Corpus, corrected: Sequence[Example], settings: UpdateSettings
         "repeats": repeats,
         "replayed": len(replayed),
         "of": len(original),
+        "withheld": len(corpus.splits["train"]) - len(original),
         "relabelled": relabelled,
         "labels": dict(Counter(task for example in train for task in example.labels)),
     }

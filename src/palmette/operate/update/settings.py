@@ -42,7 +42,11 @@ class UpdateSettings(Settings):
             key, equals, value = given.partition("=")
             if not equals or key not in cls.model_fields:
                 raise ConfigError(f"--set {given}: expected KEY=VALUE, KEY one of {', '.join(cls.model_fields)}")
-            data[key] = yaml.safe_load(value)
+            try:
+                data[key] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                problem = str(error).splitlines()[0]
+                raise ConfigError(f"--set {given}: the value cannot be read as YAML: {problem}") from error
         try:
             return cls(**data)
         except ValidationError as error:

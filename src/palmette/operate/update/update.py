@@ -96,7 +96,7 @@ def update(
     if not chosen.used:
         raise RunError(f"no correction to train on: {_why_none(found, chosen)}")
     corrected = examples_of(chosen.used)
-    training, counts = mixed(corpus, corrected, settings)
+    training, counts = mixed(corpus, corrected, settings, held_out=chosen.held_out)
     say(f"{len(chosen.used)} corrections, {len(chosen.held_out)} held out, {len(chosen.left_out)} left out")
     config = _config(before.config, Path(run), settings)
     train(config, folder / "run", corpus=training, listeners=listeners)
@@ -188,10 +188,10 @@ def _decided(made: Bundle, old: str | Path | None, say: Say) -> tuple[Bundle, di
 
 def _why_none(found: Corrections, chosen: Sorted) -> str:
     counts = Counter(reason for _, reason in chosen.left_out)
-    for name in ("disagreed", "textless", "unreadable"):
+    for name, reason in _LEFT.items():
         total = sum(getattr(found, name).values())
         if total:
-            counts[_LEFT[name]] = total
+            counts[reason] = total
     if chosen.held_out:
         counts["held out to measure by: --set held_out=0 trains on them"] = len(chosen.held_out)
     return "; ".join(f"{count} {reason}" for reason, count in counts.items()) or "the database has none"
@@ -201,6 +201,7 @@ _LEFT = {
     "disagreed": "their reviewers disagree",
     "textless": "their text is not kept",
     "unreadable": "their label is none of the task's kind",
+    "waiting": "they wait for another reviewer",
 }
 
 

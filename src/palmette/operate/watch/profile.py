@@ -132,15 +132,14 @@ def describe(kind: AnyKind, seen: Sequence[Look], rights: Sequence[Sequence[bool
     )
 
 
-def counts(seen: Sequence[Look], names: Sequence[str]) -> Floats:
-    """How often each text was answered each label: [texts, labels]; other labels than those named are left out."""
+def counts(seen: Sequence[Look], names: Sequence[str], *, others: bool = False) -> Floats:
+    """How often each text was answered each label: [texts, labels]; with `others` a last column counts the rest."""
     place = {name: number for number, name in enumerate(names)}
-    found = np.zeros((len(seen), len(names)))
+    found = np.zeros((len(seen), len(names) + 1))
     for row, one in enumerate(seen):
         for name, count in one.marks.items():
-            if name in place:
-                found[row, place[name]] = count
-    return found
+            found[row, place.get(name, len(names))] += count
+    return found if others else found[:, :-1]
 
 
 def by_chance(seen: Sequence[Look]) -> float:

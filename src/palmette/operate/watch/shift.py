@@ -32,6 +32,7 @@ Ints = NDArray[np.int64]
 class Sample:
     """Some texts of a task, as the signals read them; arrays have a row a text.
 
+    The last column of `marks` counts labels that the reference does not have: it is 0 in every text of the reference.
     `whole` is the number of words a subword: 1 where every word is one. `near` are the numbers of texts with a vector,
     `vectors` [near, width] those.
     """
@@ -79,14 +80,25 @@ def label_distance(window: Floats, reference: Floats) -> float:
 
 
 def _chi2(window: Floats, reference: Floats, texts: int) -> float:
-    """Pearson's statistic over the total, of [texts, labels] counts; rare labels together."""
+    """Pearson's statistic over the total, of [texts, labels + 1] counts; rare labels together, unknown ones apart."""
     first, second = window.sum(axis=0), reference.sum(axis=0)
     if not min(first.sum(), second.sum()):
         return 0.0
-    rare = second / len(reference) * texts < _RARE
-    expected = _merged(second / second.sum(), rare)
-    found = _merged(first / first.sum(), rare)
-    return float((np.square(found - expected) / np.maximum(expected, 1e-4)).sum())
+    rare = second[:-1] / len(reference) * texts < _RARE
+    expected = _merged(second[:-1] / second.sum(), rare)
+    found = _merged(first[:-1] / first.sum(), rare)
+    known = float((np.square(found - expected) / np.maximum(expected, 1e-4)).sum())
+    return known + _unknown(float(first[-1] / first.sum()), len(reference), texts)
+
+
+def _unknown(share: float, seen: int, texts: int) -> float:
+    """What labels add that the reference does not have.
+
+    What none of n texts showed may still be in 3/n of all (95 %; Hanley & Lippman-Hand 1983, "If nothing goes wrong, is
+    everything all right?", JAMA). A few in a window are no more of a surprise than those of a rare label.
+    """
+    expected = 3 / seen
+    return max(0.0, share - expected) ** 2 / max(expected, _RARE / texts)
 
 
 def _merged(shares: Floats, rare: NDArray[np.bool_]) -> Floats:
@@ -178,8 +190,9 @@ class Detector:
         self.profile = profile
         self.window = window
         self._seed = seed
+        marks = np.pad(profile.marks, ((0, 0), (0, 1)))
         self._reference = Sample(
-            profile.marks,
+            marks,
             profile.confidence,
             1 / profile.subwords,
             profile.unknown,
@@ -188,7 +201,7 @@ class Detector:
         )
         self._kernel = Kernel(profile.embeddings)
         self._similar = self._kernel(profile.embeddings, profile.embeddings)
-        self._near_marks = profile.marks[profile.embedded]
+        self._near_marks = marks[profile.embedded]
         self.signals = [SUBWORDS, UNKNOWN, INPUT]
         if len(profile.labels) > 1:
             self.signals.insert(0, LABELS)
@@ -198,7 +211,7 @@ class Detector:
 
     def compare(self, window: Sequence[Look]) -> dict[str, Finding]:
         """Every signal of a window of texts."""
-        marks = counts(window, self.profile.labels)
+        marks = counts(window, self.profile.labels, others=True)
         rng = np.random.default_rng(self._seed)
         some = rng.permutation(len(window))[: len(self.profile.embedded)]  # no more vectors than the reference has
         vectors = np.stack([window[number].embedding for number in some]).astype(np.float64)
@@ -221,7 +234,7 @@ class Detector:
         findings = {}
         for signal in self.signals:
             null = self._null[signal]
-            effect = label_distance(marks.sum(axis=0), self.profile.marks.sum(axis=0)) if signal == LABELS else None
+            effect = label_distance(marks.sum(axis=0), self._reference.marks.sum(axis=0)) if signal == LABELS else None
             findings[signal] = Finding(
                 found[signal] if effect is None else effect,
                 float(self._usual_labels if signal == LABELS else null.mean()),

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from palmette.errors import ReadError
-from palmette.operate.review.exchange.base import Entry, Format, Said, field, spans_of, tags_of
+from palmette.operate.review.exchange.base import Entry, Format, Said, field, read_said, spans_of, tags_of
 from palmette.operate.review.queue import Item
 from palmette.types import Example
 
@@ -37,13 +38,11 @@ class Argilla(Format):
             item = items.get(identity := field(metadata, "item", int, place))
             names = {str(_user(name)): name for name in str(metadata.get("reviewers", "")).split("\n") if name}
             task = str(metadata.get("task", "")) if item is None else item.task
-            for response in field(record, "responses", dict, place).get(task, []):
+            for response in field({task: [], **field(record, "responses", dict, place)}, task, list, place):
+                if not isinstance(response, dict):
+                    raise ReadError(f"{place}: expected responses, found {response!r:.80}")
                 user = str(response.get("user_id"))
-                label, widened = None, 0
-                if item is not None and item.example is not None:
-                    value = field(response, "value", (str, list, int, float), place)
-                    label, widened = _label(value, item, item.example, place)
-                yield Said(identity, names.get(user, user), label, place, widened)
+                yield read_said(item, identity, names.get(user, user), place, partial(_label, response, place=place))
 
 
 def _user(name: str) -> uuid.UUID:
@@ -106,7 +105,8 @@ def _value(label: Any, item: Item, example: Example) -> Any:
     return str(label) if form == "number" else label if form in {"class", "classes"} else json.dumps(label)
 
 
-def _label(value: Any, item: Item, example: Example, place: str) -> tuple[Any, int]:
+def _label(response: dict[str, Any], item: Item, example: Example, *, place: str) -> tuple[Any, int]:
+    value = field(response, "value", (str, list, int, float), place)
     form = item.kind.form
     if form in {"tags", "spans", "answer"}:
         if not isinstance(value, list):

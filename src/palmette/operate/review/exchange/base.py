@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -48,6 +48,7 @@ class Said:
         label: as JSON.
         widened: spans that began or ended inside a word, and were widened to whole words.
         place: where in the file, for messages.
+        fault: why it is no label; None where it may be one.
     """
 
     item: int
@@ -55,6 +56,7 @@ class Said:
     label: Json
     place: str
     widened: int = 0
+    fault: str | None = None
 
 
 class Format(ABC):
@@ -85,6 +87,31 @@ class Format(ABC):
         Raises:
             ReadError: the file is not of the format.
         """
+
+
+def read_said(
+    item: Item | None,
+    identity: int,
+    reviewer: str | None,
+    place: str,
+    label: Callable[[Item, Example], tuple[Json, int]],
+) -> Said:
+    """What an annotation says; one that cannot be read is a fault of its own, and the others are taken.
+
+    Args:
+        item: that it is of; None where the queue has none.
+        identity: the item's id.
+        reviewer: who says it.
+        place: where in the file.
+        label: reads the label over the item's text, and how many spans were widened.
+    """
+    if item is None or item.example is None:
+        return Said(identity, reviewer, None, place)
+    try:
+        found, widened = label(item, item.example)
+    except ReadError as error:
+        return Said(identity, reviewer, None, place, fault=str(error))
+    return Said(identity, reviewer, found, place, widened)
 
 
 def spans_of(tags: Sequence[str], text: Text, *, plain: bool) -> list[tuple[int, int, str]]:

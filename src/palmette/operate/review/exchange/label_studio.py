@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from xml.sax.saxutils import quoteattr
 
 from palmette.errors import ReadError
-from palmette.operate.review.exchange.base import Entry, Format, Said, field, spans_of, tags_of
+from palmette.operate.review.exchange.base import Entry, Format, Said, field, read_said, spans_of, tags_of
 from palmette.operate.review.queue import Item
 from palmette.types import Example
 
@@ -51,13 +52,11 @@ class LabelStudio(Format):
             identity = field(field(task, "data", dict, place), "item", int, place)
             item = items.get(identity)
             for annotation in field(task, "annotations", list, place):
-                if annotation.get("was_cancelled"):
-                    continue
-                label, widened = None, 0
-                if item is not None and item.example is not None:
-                    result = field(annotation, "result", list, place)
-                    label, widened = _label(result, item, item.example, place)
-                yield Said(identity, _reviewer(annotation.get("completed_by")), label, place, widened)
+                if not isinstance(annotation, dict):
+                    raise ReadError(f"{place}: expected annotations, found {annotation!r:.80}")
+                if not annotation.get("was_cancelled"):
+                    read = partial(_label, annotation, place=place)
+                    yield read_said(item, identity, _reviewer(annotation.get("completed_by")), place, read)
 
 
 def _reviewer(by: Any) -> str | None:
@@ -108,7 +107,8 @@ def _result(label: Any, item: Item, example: Example) -> list[dict[str, Any]]:
     ]
 
 
-def _label(result: list[Any], item: Item, example: Example, place: str) -> tuple[Any, int]:
+def _label(annotation: dict[str, Any], item: Item, example: Example, *, place: str) -> tuple[Any, int]:
+    result = field(annotation, "result", list, place)
     form = item.kind.form
     kind = _TYPES.get(form, "textarea")
     values = [
@@ -118,7 +118,7 @@ def _label(result: list[Any], item: Item, example: Example, place: str) -> tuple
     ]
     if kind == "labels":
         spans = [
-            (field(v, "start", int, place), field(v, "end", int, place), field(v, "labels", list, place)[0])
+            (field(v, "start", int, place), field(v, "end", int, place), _only(field(v, "labels", list, place), place))
             for v in values
         ]
         if form != "answer":
@@ -130,13 +130,23 @@ def _label(result: list[Any], item: Item, example: Example, place: str) -> tuple
     if not values:
         raise ReadError(f"{place}: an annotation without a {kind} of {item.task!r}")
     if form == "class":
-        (chosen,) = field(values[0], "choices", list, place)[:1] or [""]
-        return chosen, 0
+        return _only(field(values[0], "choices", list, place), place), 0
     if form == "number":
         return field(values[0], "number", (int, float), place), 0
     written = field(values[0], "text", (list, str), place)
-    first = written if isinstance(written, str) else "\n".join(written)
-    return ([first] if form == "text" else json.loads(first)), 0
+    first = written if isinstance(written, str) else "\n".join(map(str, written))
+    if form == "text":
+        return [first], 0
+    try:
+        return json.loads(first), 0
+    except ValueError as error:
+        raise ReadError(f"{place}: cannot be a label: {first!r:.60}") from error
+
+
+def _only(chosen: list[Any], place: str) -> str:
+    if not chosen or not isinstance(chosen[0], str):
+        raise ReadError(f"{place}: expected a label, found {chosen!r:.60}")
+    return chosen[0]
 
 
 def _configuration(entries: Sequence[Entry]) -> str:
