@@ -147,6 +147,14 @@ def test_offsets_point_into_the_text_as_typed(run: Run) -> None:
         assert text[span["start"] : span["end"]] == span["text"]
 
 
+def test_what_was_read_in_part_is_said(run: Run) -> None:
+    for first, cut in (("where is anna", False), ("where is anna " * 200, True)):
+        answers = run.predict((first, "anna sat in paris"))["tasks"]
+        assert answers
+        assert {"truncated" in found for found in answers.values()} == {cut}
+    assert "truncated" not in run.predict("anna sat " * 400)["tasks"]["pos"], "it is read in windows"
+
+
 def test_a_text_longer_than_the_trunk_gets_a_tag_for_every_word(run: Run, trained: Trained) -> None:
     example = run.predictor.example(LONG)
     assert len(trained.loop.learner.predictor.encoder.encode([example])[0].rows) > 3

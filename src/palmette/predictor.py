@@ -163,6 +163,8 @@ class AnyPredictor(ABC):
     def _render(self, task: str, prediction: Prediction, example: Example) -> dict[str, Any]:
         kind = self.kinds[task]
         rendered = kind.render(prediction, example)
+        if prediction.truncated:
+            rendered["truncated"] = True
         if kind.calibration.threshold is not None:
             decisions = [kind.calibration.decide(claim.confidence) for claim in kind.claims(prediction)]
             kind.attach_decisions(rendered, decisions)
@@ -226,10 +228,13 @@ class Predictor(AnyPredictor):
 
     def decode(self, reading: Reading) -> dict[str, Prediction]:
         """The answers in a reading."""
-        return {
+        found = {
             task: self.kinds[task].decode(windows, reading.example, reading.encoded.spans)
             for task, windows in reading.windows.items()
         }
+        if any(row.truncated for row in reading.encoded.rows):
+            return {task: replace(prediction, truncated=True) for task, prediction in found.items()}
+        return found
 
     def _run(self, examples: Sequence[Example], wanted: Sequence[Sequence[str]]) -> list[dict[str, Prediction]]:
         """Answers of each example to the tasks that are wanted of it, in that order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -123,8 +124,9 @@ class Run(Answerer):
 
         Returns:
             {"split", "tasks": {task: {metric: value, "examples": n}}, "labels": …, "slices": {name: {place: tasks}},
-            "warnings": what was left out, repaired or is called otherwise than in training}; of a model that writes
-            also "usage": {task: tokens read and written, what was cut or could not be read}
+            "truncated": {task: examples read in part}, "warnings": what was left out, repaired, read in part or is
+            called otherwise than in training}; of a model that writes also "usage": {task: tokens read and written, what
+            was cut or could not be read}
 
         Raises:
             RunError: no example of the split is labelled, or a slice's field is nowhere.
@@ -139,7 +141,11 @@ class Run(Answerer):
         # What the model has seen is in its own training data, whatever it is scored on.
         seen = corpus if config is self.config or "unseen" not in slices else load_corpus(self.config, strict=strict)
         found = self.evaluate_examples(corpus.splits[split], split, train=seen.splits["train"], slices=slices)
-        return found | {"warnings": corpus.reports[split].warnings(split)}
+        cut = [
+            f"{task}: {count} examples of {split} did not fit the trunk and were read in part"
+            for task, count in found["truncated"].items()
+        ]
+        return found | {"warnings": corpus.reports[split].warnings(split) + cut}
 
     def _refuse_other_forms(self, config: Config) -> None:
         """A task of the same name that is declared otherwise cannot be scored as the run's."""
@@ -174,5 +180,6 @@ class Run(Answerer):
             "tasks": evaluation.score(examples, answers, self.kinds),
             "labels": evaluation.score_labels(examples, answers, self.kinds),
             "slices": by_slice,
+            "truncated": dict(Counter(t for answer in answers for t, found in answer.items() if found.truncated)),
             **({"usage": usage} if usage is not None else {}),
         }

@@ -105,11 +105,14 @@ class Prediction:
         confidence: probability of the answer in [0, 1]; one a word for sequence labelling.
             NaN where the kind has none (regression).
         readable: of models that write text, whether all of what they wrote could be read as an answer.
+        truncated: of models with heads, whether a part of the input was not read, since it did not fit: of an endless
+            word, or of the first text of a pair.
     """
 
     label: Label
     confidence: float | tuple[float, ...]
     readable: bool | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

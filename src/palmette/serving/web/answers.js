@@ -8,7 +8,7 @@ import { bar, count, element, paged, percent } from "./page.js";
 const COLOURS = 8; // .c0 … .c7 in app.css
 const SURE = 0.9; // below it a tag's confidence is written under the tag
 const INVISIBLE = /^[\p{Cc}\p{Cf}\p{Z}\ufe00-\ufe0f]+$/u; // joiners of emoji, marks of direction
-const COMMON = ["explanation", "explanations", "decision", "decisions", "readable"];
+const COMMON = ["explanation", "explanations", "decision", "decisions", "readable", "truncated"];
 
 const isText = (value) => typeof value === "string";
 const isNumber = (value) => typeof value === "number";
@@ -46,6 +46,7 @@ function drawTask(task, found, about, of, explain) {
   const heading = element("h3", {}, element("bdi", {}, task), about && element("span", { class: "kind" }, about.kind.replaceAll("_", " ")), decided(found));
   const section = element("section", { class: "card task", "data-task": task, "data-form": form?.name ?? "json", "aria-label": task }, heading);
   if (form) section.append(...form.draw(found, of, about));
+  if (found?.truncated) section.append(element("p", { class: "note" }, "The text was too long: a part of it was not read."));
   if (found?.readable === false) section.append(element("p", { class: "note" }, "Not all of what the model wrote could be read."));
   if (!form || Object.keys(rest).length) section.append(scrolling("pre", `${task} as JSON`, JSON.stringify(rest, null, 2)));
   if (explain && form) {
