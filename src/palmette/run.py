@@ -125,8 +125,8 @@ class Run(Answerer):
         Returns:
             {"split", "tasks": {task: {metric: value, "examples": n}}, "labels": …, "slices": {name: {place: tasks}},
             "truncated": {task: examples read in part}, "warnings": what was left out, repaired, read in part or is
-            called otherwise than in training}; of a model that writes also "usage": {task: tokens read and written, what
-            was cut or could not be read}
+            called otherwise than in training}; of a model that writes also "usage": {task: tokens read and written,
+            what was cut or could not be read}
 
         Raises:
             RunError: no example of the split is labelled, or a slice's field is nowhere.
