@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from statistics import fmean
+from statistics import median
 from typing import Any
 
 from palmette.study.evidence import Group
@@ -23,8 +23,8 @@ def tally(regimes: Mapping[str, Group], others: Sequence[Group], *, started: str
     Returns:
         {"hardware", "started", "finished", "regimes": {name: {"models", "parameters", "bytes", "peak_rss_gb",
         "seconds", "probe_seconds", "trial_seconds", "wordpieces", "ms_per_text", "written_ms", "texts",
-        "one_by_one"}}}; numbers are means over seeds of sums over a regime's models (of peak memory: the largest), None
-        where nothing finished; `written_ms` is of each task.
+        "one_by_one"}}}; numbers are sums over a regime's models of medians over seeds (of peak memory: the largest),
+        None where nothing finished; `written_ms` is of each task.
         `hardware` lists each machine with its `threads` a run and how many `runs` it made.
     """
     return {
@@ -64,7 +64,7 @@ def _regime(group: Group) -> dict[str, Any]:
                 "parameters": _parameters(runs[0]["parameters"]),  # sizes are the same for every seed
                 "bytes": runs[0]["bytes"],
                 "texts": timed[0]["texts"],
-                "ms_per_text": _mean([run["ms_per_text"] for run in timed]),
+                "ms_per_text": _median([run["ms_per_text"] for run in timed]),
                 "one_by_one": timed[0].get("one_by_one", False),
             }
         )
@@ -82,8 +82,8 @@ def _regime(group: Group) -> dict[str, Any]:
         },
         "bytes": sum(m["bytes"] for m in per_model),
         "peak_rss_gb": max(run["peak_rss_gb"] for runs in everything for run in runs),
-        "seconds": _sum([_mean([run["seconds"] for run in runs]) for runs in everything]),
-        "probe_seconds": _sum([_mean([run.get("probe_seconds") for run in runs]) for runs in everything]),
+        "seconds": _sum([_median([run["seconds"] for run in runs]) for runs in everything]),
+        "probe_seconds": _sum([_median([run.get("probe_seconds") for run in runs]) for runs in everything]),
         "trial_seconds": _trial_seconds(group),
         "wordpieces": group.wordpieces(),
         "ms_per_text": _sum([m["ms_per_text"] for m in per_model]),
@@ -118,9 +118,10 @@ def _trial_seconds(group: Group) -> float | None:
     return _sum(seconds) if seconds else None
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _median(values: Sequence[float | None]) -> float | None:
+    """Of times: what else the machine did adds to some of them, and takes nothing from any."""
     known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    return median(known) if known else None
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

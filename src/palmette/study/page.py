@@ -156,8 +156,8 @@ def _cost(study: Mapping[str, Any], ledger: Mapping[str, Any]) -> Section:
     )
     lead = (
         f"Measured, not estimated: time is for answering all tasks over a text together{_timed(ledger)}; size, "
-        "training time (without probes) and wordpieces are summed over the models of a regime and averaged over seeds, "
-        "of peak memory the largest is taken."
+        "training time (without probes) and wordpieces are summed over the models of a regime, of seeds the median is "
+        "taken (of peak memory the largest)."
     )
     writing = tables.usage(study, ledger)
     exhibits = (
