@@ -323,19 +323,15 @@ def review_export(store: str, form: str, task: str, out: Path, which: Any) -> No
     """
     from datetime import UTC, datetime
 
+    from palmette.operate.review.corrections import LEFT_OUT
     from palmette.operate.review.transfer import export as write
 
     with _queue(store) as queue:
         found = write(queue, form, task, out, now=datetime.now(UTC), which=which)
     click.echo(f"{out}: {found.items} items")
-    left = (
-        (found.textless, "their text is not kept"),
-        (found.disagreed, "their reviewers disagree"),
-        (found.waiting, "they wait for another reviewer"),
-    )
-    for count, why in left:
-        if count:
-            click.echo(f"palmette: {count} items left out: {why}", err=True)
+    for name in ("textless", "disagreed", "waiting"):
+        if count := getattr(found, name):
+            click.echo(f"palmette: {count} items left out: {LEFT_OUT[name]}", err=True)
 
 
 @review.command(name="import")

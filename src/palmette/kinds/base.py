@@ -108,6 +108,11 @@ class Kind(ABC, Generic[L]):
         """The labels it can predict; empty where it predicts something else."""
         return tuple(self.state.get("labels", ()))
 
+    @cached_property
+    def _by_squeezed(self) -> dict[str, str]:
+        """{what is left of a label however a model writes it: the label}."""
+        return {squeeze(label): label for label in self.labels}
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Of `parts` by class: the labels, and what stands for a written answer that nobody could read.

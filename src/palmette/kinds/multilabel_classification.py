@@ -170,10 +170,6 @@ class MultilabelClassification(Kind[frozenset[str]]):
         return UNREADABLE, start + 1
 
     @cached_property
-    def _by_squeezed(self) -> dict[str, str]:
-        return {squeeze(label): label for label in self.labels}
-
-    @cached_property
     def _most_parts(self) -> int:
         """Of how many parts between commas a label is at most."""
         return 1 + max((label.count(",") for label in self.labels), default=0)

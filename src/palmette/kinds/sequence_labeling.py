@@ -392,10 +392,6 @@ class SequenceLabeling(Kind[Tags]):
         return tuple(UNREADABLE if tag == "O" else tag for tag in valid), False
 
     @cached_property
-    def _by_squeezed(self) -> dict[str, str]:
-        return {squeeze(label): label for label in self.labels}
-
-    @cached_property
     def _pair_pattern(self) -> re.Pattern[str]:
         tags = "|".join(spaced(label) for label in sorted(self.labels, key=len, reverse=True))
         return re.compile(rf"(?<!\w)(\d+)\s*[:=/]?\s*({tags})(?!\w)", re.IGNORECASE)

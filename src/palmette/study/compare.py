@@ -64,7 +64,7 @@ def compare(
         RunError: another process works on the folder, or a task has no dev or test examples.
         ConfigError, ReadError: the configuration or its data are wrong; nothing was run.
     """
-    out = Path(out)
+    out, say = Path(out), say or _nothing
     corpus = load_corpus(config, strict=strict, any_family=True)
     for task in config.tasks:
         for split in ("dev", "test"):
@@ -84,9 +84,9 @@ def compare(
     try:
         with FileLock(out / ".lock", timeout=0):
             settled = settle(capped, out)
-            if config.training.select != settled.training.select and say is not None:
+            if config.training.select != settled.training.select:
                 say(f"selecting by {settled.training.select}: a single task cannot select for models without it")
-            study = _Study(settled, out, plan, corpus, engine or Processes(), threads or cores(), say or _nothing)
+            study = _Study(settled, out, plan, corpus, engine or Processes(), threads or cores(), say)
             return study.run(strict=strict)
     except Timeout as error:
         raise RunError(f"{out}: another process is working on this study") from error

@@ -54,6 +54,10 @@ class _MalformedError(Exception):
         self.place = place
 
 
+# With its key: an answer's text may be the same as an id.
+_ID = re.compile(r'"id"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
 class _Lines:
     """Finds the line of each question, which come in the order of the file."""
 
@@ -64,12 +68,12 @@ class _Lines:
 
     def of(self, name: str) -> int:
         """The line where a question's id stands; that of the question before if it is written with escapes."""
-        # With its key: an answer's text may be the same as an id.
-        pattern = re.compile(rf'"id"\s*:\s*{re.escape(json.dumps(name, ensure_ascii=False))}')
-        if (found := pattern.search(self._content, self._position)) is not None:
-            position = found.end()
-            self._line += self._content.count("\n", self._position, position)
-            self._position = position
+        written = json.dumps(name, ensure_ascii=False)
+        for found in _ID.finditer(self._content, self._position):
+            if found[1] == written:
+                self._line += self._content.count("\n", self._position, found.end())
+                self._position = found.end()
+                break
         return self._line
 
 

@@ -63,7 +63,13 @@ class Corrections:
     waiting: dict[str, int]
 
 
-LEFT_OUT = ("disagreed", "textless", "unreadable", "waiting")
+# Why items are left out, in words, by the field that counts them.
+LEFT_OUT = {
+    "disagreed": "their reviewers disagree",
+    "textless": "their text is not kept",
+    "unreadable": "their label is none of the task's kind",
+    "waiting": "they wait for another reviewer",
+}
 
 
 def corrections(

@@ -81,9 +81,7 @@ def export(queue: Queue, name: str, task: str, path: Path, *, now: datetime, whi
     for item in items:
         wanted = {"checked": item.id in labels, "waiting": item.open, "all": True}[which]
         if item.example is None:
-            textless += (
-                item.open if which == "waiting" else item.id in said and not item.open if which == "checked" else 1
-            )
+            textless += {"checked": item.id in said and not item.open, "waiting": item.open, "all": True}[which]
         elif wanted and (label := labels.get(item.id, item.prediction)) is not None:
             answers = tuple((found.reviewer, says(item, found)) for found in said.get(item.id, ()))
             entries.append(Entry(item, label, answers))

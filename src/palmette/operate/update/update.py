@@ -24,7 +24,7 @@ from palmette.operate.gate.gate import gate
 from palmette.operate.gate.report import write_report
 from palmette.operate.gate.settings import GateSettings
 from palmette.operate.gate.sides import Side
-from palmette.operate.review.corrections import Corrected, Corrections
+from palmette.operate.review.corrections import LEFT_OUT, Corrected, Corrections
 from palmette.operate.update.mixture import Sorted, examples_of, mixed, sort_corrections
 from palmette.operate.update.settings import UpdateSettings
 from palmette.run import Run
@@ -188,7 +188,7 @@ def _decided(made: Bundle, old: str | Path | None, say: Say) -> tuple[Bundle, di
 
 def _why_none(found: Corrections, chosen: Sorted) -> str:
     counts = Counter(reason for _, reason in chosen.left_out)
-    for name, reason in _LEFT.items():
+    for name, reason in LEFT_OUT.items():
         total = sum(getattr(found, name).values())
         if total:
             counts[reason] = total
@@ -197,21 +197,13 @@ def _why_none(found: Corrections, chosen: Sorted) -> str:
     return "; ".join(f"{count} {reason}" for reason, count in counts.items()) or "the database has none"
 
 
-_LEFT = {
-    "disagreed": "their reviewers disagree",
-    "textless": "their text is not kept",
-    "unreadable": "their label is none of the task's kind",
-    "waiting": "they wait for another reviewer",
-}
-
-
 def _provenance(found: Corrections, chosen: Sorted) -> dict[str, Any]:
     """Every correction by what became of it; no text."""
     return {
         "used": [_origin(c) for c in chosen.used],
         "held_out": [_origin(c) for c in chosen.held_out],
         "left_out": [{**_origin(c), "reason": reason} for c, reason in chosen.left_out],
-        "not_taken": {reason: dict(getattr(found, name)) for name, reason in _LEFT.items() if getattr(found, name)},
+        "not_taken": {reason: dict(getattr(found, name)) for name, reason in LEFT_OUT.items() if getattr(found, name)},
     }
 
 
