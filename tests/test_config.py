@@ -333,8 +333,8 @@ def test_overrides_win_and_reach_everywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("training.epochs", "--set training.epochs: expected KEY.PATH=VALUE, e.g. training.epochs=3"),
-        ("=3", "--set =3: expected KEY.PATH=VALUE, e.g. training.epochs=3"),
+        ("training.epochs", "--set training.epochs: expected KEY=VALUE, e.g. training.epochs=3"),
+        ("=3", "--set =3: expected KEY=VALUE, e.g. training.epochs=3"),
         ("training.epochs.deep=3", "--set training.epochs.deep=3: training.epochs is not a mapping"),
         ("sources.9.train=a", "--set sources.9.train=a: sources.9 is not a mapping"),
         ("sources.train=a", "--set sources.train=a: no such key"),

@@ -323,7 +323,8 @@ def test_users_mistakes(run: Path, tmp_path: Path) -> None:
     empty = ["--corrections", tmp_path / "empty.db", "--out"]
     assert "the database has none" in fails(*empty, tmp_path / "o")
     assert "exists; give --out another name" in fails(*empty, tmp_path)
-    assert "--set epoch=3: expected KEY=VALUE" in fails(*empty, tmp_path / "o", "--set", "epoch=3")
-    assert "--set epochs=[: the value cannot be read as YAML" in fails(*empty, tmp_path / "o", "--set", "epochs=[")
+    assert "--set epoch=3: the settings are epochs" in fails(*empty, tmp_path / "o", "--set", "epoch=3")
+    assert "--set seed=2026-02-30: the value is not YAML" in fails(*empty, tmp_path / "o", "--set", "seed=2026-02-30")
+    assert "--set epochs=[: the value is not YAML" in fails(*empty, tmp_path / "o", "--set", "epochs=[")
     assert "latency_budget: Input should be greater than 0" in fails(*empty, tmp_path / "o", "--latency-budget", "-1")
     assert "--set held_out" in fails(*empty, tmp_path / "o", "--set", "held_out=2")

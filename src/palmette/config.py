@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from palmette.errors import ConfigError
+from palmette.overrides import read_override
 from palmette.types import SPLITS
 
 
@@ -137,7 +138,8 @@ class LabelField(Settings):
     separator: str | None = Field(None, min_length=1, description="The value holds several labels joined by this.")
     span_types: bool = Field(False, description="The value is span tags; the label is the set of types they contain.")
     rename: dict[str | int, str] = Field(
-        default_factory=dict, description="Labels that are called otherwise here than in other sources; others stay."
+        default_factory=dict,
+        description="Labels called otherwise here than elsewhere; others stay. A name that no label has is told.",
     )
 
     @field_validator("rename", mode="before")
@@ -721,9 +723,7 @@ def _refuse_duplicate_keys(node: yaml.Node | None, path: Path) -> None:
 
 def _override(data: dict[str, Any], override: str) -> None:
     """Apply one `key.path=value`."""
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {override}: expected KEY.PATH=VALUE, e.g. training.epochs=3")
+    key, parsed = read_override(override, example="training.epochs=3")
     *parents, last = key.split(".")
     target: Any = data
     for depth, parent in enumerate(parents):
@@ -735,10 +735,6 @@ def _override(data: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict) or not isinstance(target.setdefault(parent, {}), dict | list):
             raise ConfigError(f"--set {override}: {'.'.join(parents[: depth + 1])} is not a mapping")
         target = target[parent]
-    try:
-        parsed = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
-        raise ConfigError(f"--set {override}: the value is not YAML") from error
     if isinstance(target, list) and last.isdigit() and int(last) < len(target):
         target[int(last)] = parsed
     elif isinstance(target, dict):

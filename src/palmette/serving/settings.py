@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from pydantic import Field, ValidationError
 
 from palmette.config import Settings
 from palmette.errors import ConfigError
 from palmette.operate.releases.rules import RolloutRules
+from palmette.overrides import read_override
 
 
 class ReviewSettings(Settings):
@@ -96,13 +96,8 @@ class ServerSettings(Settings):
         """
         values: dict[str, object] = {}
         for override in overrides:
-            key, equals, value = override.partition("=")
-            if not equals or not key:
-                raise ConfigError(f"--set {override}: expected KEY=VALUE, e.g. batch_tokens=1024")
-            try:
-                _put(values, key, yaml.safe_load(value))
-            except yaml.YAMLError as error:
-                raise ConfigError(f"--set {override}: the value is not YAML") from error
+            key, value = read_override(override, example="batch_tokens=1024")
+            _put(values, key, value)
         values |= {key: value for key, value in given.items() if value is not None}
         try:
             return cls.model_validate(values)

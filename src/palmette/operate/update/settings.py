@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from palmette.config import Settings
 from palmette.errors import ConfigError
+from palmette.overrides import read_override
 
 
 class UpdateSettings(Settings):
@@ -39,14 +39,10 @@ class UpdateSettings(Settings):
         """
         data: dict[str, Any] = {}
         for given in overrides:
-            key, equals, value = given.partition("=")
-            if not equals or key not in cls.model_fields:
-                raise ConfigError(f"--set {given}: expected KEY=VALUE, KEY one of {', '.join(cls.model_fields)}")
-            try:
-                data[key] = yaml.safe_load(value)
-            except yaml.YAMLError as error:
-                problem = str(error).splitlines()[0]
-                raise ConfigError(f"--set {given}: the value cannot be read as YAML: {problem}") from error
+            key, value = read_override(given, example="epochs=3")
+            if key not in cls.model_fields:
+                raise ConfigError(f"--set {given}: the settings are {', '.join(cls.model_fields)}")
+            data[key] = value
         try:
             return cls(**data)
         except ValidationError as error:
