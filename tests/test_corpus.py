@@ -542,3 +542,9 @@ def test_labels_are_renamed_where_a_source_calls_them_otherwise(tmp_path: Path) 
     }
     corpus = load_corpus(Config.parse({"tasks": {"c": {"kind": "text_classification"}}, "sources": [source]}))
     assert [example.labels["c"] for example in corpus.splits["train"]] == ["down", "up", "up"]
+    assert not corpus.warnings()
+    source["labels"] = {"c": {"column": "y", "rename": {"0": "down", "1 ": "up"}}}
+    corpus = load_corpus(
+        Config.parse({"tasks": {"c": {"kind": "text_classification"}}, "sources": [source | {"name": "s"}]})
+    )
+    assert corpus.warnings() == ["s: labels.c.rename: no label is called '1 '"]

@@ -13,6 +13,7 @@ from typing import Any
 from palmette.config import Config, Cut, Source
 from palmette.data.fuse import Overlap, find_leakage, fuse
 from palmette.data.readers import files_of
+from palmette.data.renaming import Renaming
 from palmette.data.splits import read_splits
 from palmette.errors import ReadError
 from palmette.kinds import AnyKind, check_family, task_kinds
@@ -76,10 +77,11 @@ class Corpus:
     reports: dict[Split, SplitReport]
     overlaps: list[Overlap]
     licences: dict[str, str | None]
+    not_found: list[str]  # what a source renames and does not have, as sentences
 
     def warnings(self) -> list[str]:
         """What a user should know, in sentences."""
-        found = [line for split, report in self.reports.items() for line in report.warnings(split)]
+        found = [line for split, report in self.reports.items() for line in report.warnings(split)] + self.not_found
         own: dict[str, list[str]] = {}
         for overlap in self.overlaps:
             if overlap.source == overlap.held_out:
@@ -103,6 +105,7 @@ class Sources:
 
     examples: dict[str, dict[Split, list[Example]]]
     reports: dict[Split, SplitReport]
+    not_found: list[str]
 
 
 def source_names(sources: Sequence[Source]) -> list[str]:
@@ -160,17 +163,21 @@ def read_sources(config: Config, *, strict: bool = False, fields: frozenset[str]
             check_language(source.language, config.where("sources", number, "language"))
     reports = {split: SplitReport() for split in SPLITS}
     examples: dict[str, dict[Split, list[Example]]] = {}
+    not_found: list[str] = []
     for name, source in zip(source_names(config.sources), config.sources, strict=True):
         language = source.language or config.language
+        renaming = Renaming(source)
         examples[name] = {}
         for split, records in read_splits(source, fields=fields).items():
             reader = _Reader(config, classes, name, language, reports[split], strict=strict)
-            examples[name][split] = [example for record in records if (example := reader.example(record)) is not None]
+            renamed = map(renaming, records)
+            examples[name][split] = [example for record in renamed if (example := reader.example(record)) is not None]
             reports[split].read[name] = len(records)
             missing = [task for task in source.labels if not any(task in e.labels for e in examples[name][split])]
             if missing:
                 reports[split].missing[name] = missing
-    return Sources(examples, reports)
+        not_found += [f"{name}: {line}" for line in renaming.not_found()]
+    return Sources(examples, reports, not_found)
 
 
 def assemble(config: Config, sources: Sources, *, fitted: Mapping[str, AnyKind] | None = None) -> Corpus:
@@ -208,7 +215,7 @@ def assemble(config: Config, sources: Sources, *, fitted: Mapping[str, AnyKind] 
             if unseen:
                 reports[split].unseen[task] = dict(unseen)
     licences = {name: s.license for name, s in zip(source_names(config.sources), config.sources, strict=True)}
-    return Corpus(splits, kinds, reports, leakage.overlaps, licences)
+    return Corpus(splits, kinds, reports, leakage.overlaps, licences, sources.not_found)
 
 
 def _reduce(examples: list[Example], config: Config) -> tuple[list[Example], dict[str, int]]:

@@ -38,13 +38,7 @@ def label_of(value: object, field: LabelField, origin: Origin, *, passage: str |
         if not isinstance(label, tuple):
             raise ReadError(f"{origin}: {field.column}: span_types needs a list of tags, found {value!r:.60}")
         label = _span_types(str(tag) for tag in label)
-    return _rename(label, {str(old): new for old, new in field.rename.items()}) if field.rename else label
-
-
-def _rename(label: RecordLabel, names: Mapping[str, str]) -> RecordLabel:
-    if isinstance(label, tuple):
-        return tuple(names.get(part, part) if isinstance(part, str) else part for part in label)  # type: ignore[return-value]
-    return names.get(label, label) if isinstance(label, str) else label
+    return label
 
 
 def answers_of(
