@@ -383,6 +383,27 @@ def test_a_failed_run_is_shown_and_tried_again(tmp_path: Path) -> None:
     assert study["differences"]["pos"]["multi_task"]["verdict"] != "too few runs"
 
 
+def test_a_metric_without_parts_costs_the_comparison_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metric of a kind from another package may be no mean over examples: known when all is trained."""
+
+    def parts(kind: Kind[Any], gold: Sequence[Any], predicted: Sequence[Any]) -> Any:
+        raise ConfigError(f"tasks.{kind.task}.metric: implement `parts`")
+
+    monkeypatch.setattr(TextClassification, "parts", parts)
+    config = small(tmp_path, ("pos", "tone"), epochs=1)
+    plan = Plan.make(config, regimes=["single_task", "multi_task"], seeds=2, trials=1, probes=0)
+    study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+    assert {run["state"] for regime in study["regimes"].values() for run in regime["runs"]} == {"done"}
+    reason = "tasks.tone.metric: implement `parts`"
+    assert study["differences"]["tone"]["multi_task"] == {"verdict": "not comparable", "reason": reason}
+    assert study["scores"]["tone"]["multi_task"]["mean"] is not None
+    assert "difference" in study["differences"]["pos"]["multi_task"]
+    assert study["recommendation"]["tasks"]["tone"]["reason"] == reason
+    assert reason in (tmp_path / "study" / "report.html").read_text()
+
+
 def test_what_starts_from_a_failed_run_fails_and_says_why(tmp_path: Path) -> None:
     config = small(tmp_path, ("pos", "tone"))
     plan = Plan.make(config, regimes=["sequential"], support="pos", seeds=1, trials=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics as stdlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -134,11 +135,15 @@ class _Comparison:
     kinds: Mapping[str, AnyKind]
 
     def of(self, task: str, first: Mapping[int, Result], second: Mapping[int, Result]) -> dict[str, Any]:
-        """The difference as JSON; `verdict` alone, with the reason, where too few runs succeeded."""
-        both = [[run.parts()[task] for run in runs.values() if run.error is None] for runs in (first, second)]
-        fewest = min(map(len, both))
+        """The difference as JSON; `verdict` alone, with the reason, where there can be no interval."""
+        finished = [[run for run in runs.values() if run.error is None] for runs in (first, second)]
+        fewest = min(map(len, finished))
         if fewest < 2:
             return {"verdict": "too few runs", "reason": f"{fewest} finished where an interval takes two"}
+        for run in itertools.chain(*finished):
+            if reason := run.measured.get("incomparable", {}).get(task):
+                return {"verdict": "not comparable", "reason": reason}
+        both = [[run.parts()[task] for run in runs] for runs in finished]
         found, strictest = (
             statistics.compare(
                 np.stack(both[0]),

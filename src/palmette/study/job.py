@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palmette.errors import PalmetteError, RunError
+from palmette.errors import ConfigError, PalmetteError, RunError
 
 if TYPE_CHECKING:
     from palmette.checkpoint import RunFolder
@@ -86,11 +86,12 @@ def run(folder: Path) -> None:
         outcome = train(config, folder / RUN, corpus=corpus, splits=splits)
     trained = Run.load(folder / RUN)
     history = _history(RunFolder(folder / RUN)) if config.is_trained else _nothing_drawn(config)
-    scores = _scores(trained, corpus, folder, test=job["test"], trained_on=config.is_trained)
+    scores, whole_only = _scores(trained, corpus, folder, test=job["test"], trained_on=config.is_trained)
     result = {
         **history,
         "examples": {task: sum(task in e.labels for e in corpus.splits["train"]) for task in corpus.kinds},
         "scores": scores,
+        "incomparable": whole_only,
         "parameters": _parameters(trained),
         "bytes": _bytes(trained),
         # An earlier life of this job, which was killed, trained a part of it for a time that nobody noted.
@@ -139,8 +140,14 @@ def _history(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _scores(trained: Run, corpus: Corpus, folder: Path, *, test: bool, trained_on: bool) -> dict[str, dict[str, float]]:
-    """{split: {task: its metric}}: dev, a sample of train and, once in the study, test with each example's part."""
+def _scores(
+    trained: Run, corpus: Corpus, folder: Path, *, test: bool, trained_on: bool
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Score dev, a sample of train and, once in the study, test with each example's part.
+
+    Returns:
+        {split: {task: its metric}}, and why the metric of a task (a kind's from another package) has no parts.
+    """
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -155,6 +162,7 @@ def _scores(trained: Run, corpus: Corpus, folder: Path, *, test: bool, trained_o
         sample = _sample(corpus.splits["train"], list(trained.kinds))
         answers = trained.predictor.answer_labelled(sample)
         found["train"] = evaluation.summarise(evaluation.score(sample, answers, trained.kinds), trained.kinds)
+    whole_only: dict[str, str] = {}
     if test:
         examples = corpus.splits["test"]
         usage = getattr(trained.predictor, "usage", {})
@@ -168,9 +176,12 @@ def _scores(trained: Run, corpus: Corpus, folder: Path, *, test: bool, trained_o
             ]
             if pairs:
                 gold, predicted = ([pair[side] for pair in pairs] for side in (0, 1))
-                parts[task] = np.ascontiguousarray(kind.parts(gold, predicted))
+                try:
+                    parts[task] = np.ascontiguousarray(kind.parts(gold, predicted))
+                except ConfigError as error:  # hours of training stand behind it: the scores are worth having
+                    whole_only[task] = str(error)
         save_file(parts, folder / PARTS)
-    return found
+    return found, whole_only
 
 
 def _sample(examples: Sequence[Example], tasks: Sequence[str]) -> list[Example]:
@@ -260,8 +271,12 @@ def _timing(trained: Run, examples: Sequence[Example]) -> dict[str, Any]:
 
 
 def _peak_rss_gb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: what getrusage says there begins with the memory of the process that started this one
+        peak = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak) * 1024 / 1e9
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_rss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from palmette.study.plan import BASELINE, Plan
 
 _LATE = 0.5  # of the run: the probes after it say whether tasks still oppose each other
 _RARE = 0.1  # share of the draws below which a task that loses may simply be seen too rarely
+_COST_OF_KNOWING = {"too few runs": "more seeds", "not comparable": "another metric, or `parts` of the kind"}
 
 
 def recommend(plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def _overall(tasks: Mapping[str, list[str]]) -> dict[str, str]:
     """What to do with all of them, from the tasks of each decision."""
     together, split, out = tasks["share"], tasks["split"], tasks["leave out"]
     if tasks["undecided"]:
-        sentence = f"Undecided: {_list(tasks['undecided'])} could not be compared; see the failed runs."
+        sentence = f"Undecided: {_list(tasks['undecided'])} could not be compared; the reason stands beside each."
         return {"overall": "undecided", "sentence": sentence}
     if not split and not out:
         sentence = f"Ship {_list(together)} as one model: sharing is not shown to hurt any of them."
@@ -66,8 +67,9 @@ def _overall(tasks: Mapping[str, list[str]]) -> dict[str, str]:
 def _decide(task: str, plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:
     difference = found["differences"][task]["multi_task"]
     kind = difference["verdict"]
-    if kind == "too few runs":
-        return {"decision": "undecided", "reason": difference["reason"], "change": None, "cost": "more seeds"}
+    if kind in _COST_OF_KNOWING:
+        cost = _COST_OF_KNOWING[kind]
+        return {"decision": "undecided", "reason": difference["reason"], "change": None, "cost": cost}
     size = _points(difference["difference"])
     interval = f"{100 * plan.level:g} % interval {_points(difference['low'])} to {_points(difference['high'])} points"
     if kind == "helps":

@@ -15,7 +15,7 @@ def regime_label(regime: str) -> str:
 
 
 def compared(difference: Mapping[str, Any] | None) -> bool:
-    """Whether there is a number: too few runs may have finished for it."""
+    """Whether there is a number: too few runs may have finished for it, or the metric may not allow one."""
     return difference is not None and "difference" in difference
 
 
