@@ -28,14 +28,14 @@ class TaskBatch:
     Attributes:
         index: [units] hidden vectors that the head reads (see `Kind.index`).
         targets: what the loss compares with, each of first dimension [units]; empty when predicting.
-        rows: [task rows] which rows of the batch carry the task.
-        sizes: [task rows] how many units each of them has.
+        rows: which rows of the batch carry the task.
+        sizes: how many units each of them has.
     """
 
     index: Array
     targets: Mapping[str, Array]
-    rows: Array
-    sizes: Array
+    rows: list[int]
+    sizes: list[int]
 
     @property
     def units(self) -> float:
@@ -101,11 +101,11 @@ def collate(
             targets, every task that takes it (prediction).
         wanted: when predicting, the tasks to prepare of each example of the dataset instead.
     """
-    lengths = np.array([len(row) for row in rows])
-    width = int(lengths.max())
+    lengths = [len(row) for row in rows]
+    width = max(lengths)
     inputs = {
         "input_ids": _padded([row.ids for row in rows], width, filler=pad),
-        "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int64),
+        "attention_mask": _padded([np.ones(length, dtype=np.int64) for length in lengths], width),
         "token_type_ids": _padded([row.types for row in rows], width),
         "casing": _padded([row.casing for row in rows], width),
     }
@@ -151,10 +151,10 @@ def _task_batch(
         ]
         targets = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return TaskBatch(
-        index=np.concatenate(index),
+        index=index[0] if len(index) == 1 else np.concatenate(index),
         targets=targets,
-        rows=np.array([number for number, _ in chosen]),
-        sizes=np.array([len(part) for part in index]),
+        rows=[number for number, _ in chosen],
+        sizes=[len(part) for part in index],
     )
 
 
@@ -201,6 +201,8 @@ def cheapest_passes(rows: Sequence[R], *, batch_tokens: int, overhead: int) -> l
         batch_tokens: the budget of a pass.
         overhead: what a pass costs besides, in tokens.
     """
+    if len(rows) == 1:
+        return [list(rows)]
     ordered = sorted(rows, key=len, reverse=True)
     # Rows of one length stay together: [start, stop) of each length.
     cuts = [number for number, row in enumerate(ordered) if not number or len(row) != len(ordered[number - 1])]

@@ -285,7 +285,7 @@ class Predictor(AnyPredictor):
             for task, part in batch.tasks.items():
                 start = 0
                 scores = _tempered(found[task], self.kinds[task])
-                for number, size in zip(part.rows.tolist(), part.sizes.tolist(), strict=True):
+                for number, size in zip(part.rows, part.sizes, strict=True):
                     row = rows[number]
                     outputs.setdefault((task, row.example), {})[row.window] = scores[start : start + size]
                     start += size

@@ -201,7 +201,10 @@ class TextEncoder:
     def subwords(self, texts: Sequence[Text], *, offsets: bool = True) -> list[Subwords]:
         """Subwords of each text, with or without offsets; words are separated by a space whatever stood between."""
         joined = [well_formed(" ".join(text.words)) for text in texts]
-        encodings = self.tokenizer.encode_batch(joined, add_special_tokens=False) if joined else []
+        if len(joined) == 1:  # a batch goes through the tokenizer's thread pool, one text need not
+            encodings = [self.tokenizer.encode(joined[0], add_special_tokens=False)]
+        else:
+            encodings = self.tokenizer.encode_batch(joined, add_special_tokens=False) if joined else []
         return [
             self._align(text, encoding.ids, encoding.offsets, keep=offsets)
             for text, encoding in zip(texts, encodings, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -116,9 +117,8 @@ def allowed_transitions(labels: Sequence[str]) -> tuple[Array, Array]:
 
 def viterbi(scores: Array, begins: Array, follows: Array) -> Array:
     """The best-scoring valid sequence: scores [words, labels] -> [words] label numbers."""
-    best: Array = np.argmax(scores, axis=-1)
-    if len(best) == 0 or (begins[best[0]] and follows[best[:-1], best[1:]].all()):
-        return best  # what is best at every word is best over all, when it is valid
+    if len(scores) == 0:
+        return np.zeros(0, dtype=np.int64)
     barred = np.where(follows, 0.0, -np.inf)
     total = scores[0] + np.where(begins, 0.0, -np.inf)
     back = np.zeros(scores.shape, dtype=np.int64)
@@ -146,6 +146,8 @@ class SequenceLabeling(Kind[Tags]):
         super().__init__(task, config, state)
         self._number = {label: number for number, label in enumerate(self.labels)}
         self._transitions = allowed_transitions(self.labels) if config.scheme else None
+        # The same as lists: for the tags of a sentence NumPy has hardly begun when these are done.
+        self._begins, self._follows = (part.tolist() for part in self._transitions or allowed_transitions(()))
 
     @classmethod
     def check(cls, config: TaskConfig) -> None:
@@ -228,12 +230,19 @@ class SequenceLabeling(Kind[Tags]):
         scores = _joined(windows)
         if not len(scores):
             return Prediction((), ())
-        raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        # Scores are log-probabilities but for a constant at each word, which no path can avoid.
-        path = scores.argmax(axis=-1) if self._transitions is None else viterbi(scores, *self._transitions)
-        confidence = raised[np.arange(len(path)), path] / raised.sum(axis=-1)
+        path, best = scores.argmax(axis=-1).tolist(), scores.max(axis=-1)
+        confidence = 1 / np.exp(scores - best[:, np.newaxis]).sum(axis=-1)  # the softmax at the best
+        # What is best at every word is best over all, where it is valid.
+        if self._transitions is not None and not self._is_valid(path):
+            # Scores are log-probabilities but for a constant at each word, which no path can avoid.
+            path = viterbi(scores, *self._transitions).tolist()
+            confidence *= np.exp(scores[np.arange(len(path)), path] - best)
         labels = self.labels
-        return Prediction(tuple([labels[number] for number in path.tolist()]), tuple(confidence.tolist()))
+        return Prediction(tuple([labels[number] for number in path]), tuple(confidence.tolist()))
+
+    def _is_valid(self, path: Sequence[int]) -> bool:
+        follows = self._follows
+        return self._begins[path[0]] and all(follows[one][two] for one, two in pairwise(path))
 
     def support(
         self, windows: Sequence[tuple[Row, Array]], example: Example, spans: Array | None, prediction: Prediction

@@ -248,7 +248,7 @@ def represent(model: Model, kind: AnyKind, encoder: TextEncoder, examples: Seque
                 head(hidden, parts_of(inputs), torch.as_tensor(part.index, device=device))
             read_by_head = seen.pop().float().cpu().numpy()
             start = 0
-            for number, size in zip(part.rows.tolist(), part.sizes.tolist(), strict=True):
+            for number, size in zip(part.rows, part.sizes, strict=True):
                 row = rows[number]
                 units[row.example, row.window] = read_by_head[start : start + size]
                 texts[row.example, row.window] = pooled[number]
