@@ -1,6 +1,8 @@
 """A finished study as a page of the documentation: verdicts, differences, scores, cost, and two of its figures.
 
 python benchmarks/study_page.py --into docs/reference-study.md      # of runs/studies/reference; seconds
+
+Beside it the cut study of `cut_study.py`, once it is made: how far its verdicts agree.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import common
-from palmette.study import plots, tables
+from cut_study import STUDIES, agreement
+from palmette.study import plots, tables, wording
 from palmette.study.drawing import Figure
 from palmette.study.page import methods
 from palmette.study.tables import Cell, Table
@@ -21,7 +24,8 @@ from palmette.study.tables import Cell, Table
 def main() -> None:
     """Write the page's block and the figures beside it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", type=Path, default=common.REPOSITORY / "runs" / "studies" / "reference")
+    parser.add_argument("--study", type=Path, default=STUDIES / "reference")
+    parser.add_argument("--cut", type=Path, default=STUDIES / "reference-cut", help="the cut study, if it is there")
     parser.add_argument("--into", type=Path, required=True, help="the page, with a block <!-- study:begin --> … end")
     arguments = parser.parse_args()
     study, ledger = (
@@ -40,6 +44,37 @@ def main() -> None:
         how(study, ledger),
     ]
     common.fill(arguments.into, "study", "\n\n".join(written))
+    if (arguments.cut / "study.json").exists():
+        cut = json.loads((arguments.cut / "study.json").read_text(encoding="utf-8"))
+        common.fill(arguments.into, "cut", markdown(agreed(study, cut)))
+
+
+def agreed(full: Mapping[str, Any], cut: Mapping[str, Any]) -> Table:
+    """What both studies say of each task and regime, side by side."""
+    found = agreement(full, cut)
+    pairs = found["pairs"]
+    rows = [
+        (
+            pair["task"],
+            wording.regime_label(pair["regime"]),
+            *(_found(pair[study]) for study in ("full", "cut")),
+            "yes" if pair["inside"] else "no",
+        )
+        for pair in pairs
+    ]
+    same = sum(pair["same"] for pair in pairs)
+    decisions = found["decisions"].values()
+    caption = (
+        f"Verdicts that agree: {same} of {len(pairs)}; that contradict each other: "
+        f"{sum(pair['opposite'] for pair in pairs)}; decisions that agree: {sum(decisions)} of {len(decisions)}"
+    )
+    columns = ("task", "regime", "full study, points", "cut study, points", "full difference in the cut interval")
+    return Table(caption, columns, (("", tuple(rows)),))
+
+
+def _found(one: Mapping[str, Any]) -> str:
+    difference, interval = wording.signed_points(one["difference"]), wording.interval(one["low"], one["high"])
+    return f"{difference} {interval}, {one['verdict']}"
 
 
 def how(study: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:

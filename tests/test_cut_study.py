@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from palmette.study import compare as comparing
+from palmette.study import wording
 from test_study import InProcess, small
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -47,6 +48,20 @@ def test_what_one_study_could_not_show_is_not_opposite(cut_study: Any) -> None:
     full, cut = study(multi_task=("helps", 0.02)), study(multi_task=("no difference shown", 0.015))
     (pair,) = cut_study.agreement(full, cut)["pairs"]
     assert (pair["same"], pair["opposite"], pair["inside"]) == (False, False, True)
+
+
+def test_both_studies_stand_side_by_side_on_the_page(cut_study: Any) -> None:
+    full = study(multi_task=("hurts", -0.0026), frozen=("hurts", -0.3))
+    cut = study("split", multi_task=("no difference shown", -0.004), frozen=("hurts", -0.28))
+    page = importlib.import_module("study_page")
+    assert page.markdown(page.agreed(full, cut)).replace(wording.MINUS, "-").splitlines() == [
+        "**Verdicts that agree: 1 of 2; that contradict each other: 0; decisions that agree: 0 of 1**",
+        "",
+        "| task | regime | full study, points | cut study, points | full difference in the cut interval |",
+        "| --- | --- | --- | --- | --- |",
+        "| a | multi-task | -0.26 [-1.26, +0.74], hurts | -0.40 [-1.40, +0.60], no difference shown | yes |",
+        "| a | frozen | -30.00 [-31.00, -29.00], hurts | -28.00 [-29.00, -27.00], hurts | no |",
+    ]
 
 
 def test_the_script_cuts_trunk_and_data_and_reports(
