@@ -69,8 +69,8 @@ class Shown:
         signals: that raised alarms, and how often.
         numbers: how many windows had an estimate.
         off: by how many points each estimate missed the traffic's accuracy.
-        off_window: by how many it missed the accuracy in the window itself, which varies by chance.
-        covered: how many of their intervals hold the accuracy in the window.
+        off_own: by how many it missed the accuracy of the very texts it is of, which varies by chance.
+        covered: how many of their intervals hold that.
     """
 
     windows: int = 0
@@ -79,7 +79,7 @@ class Shown:
     signals: dict[str, int] = field(default_factory=dict)
     numbers: int = 0
     off: list[float] = field(default_factory=list)
-    off_window: list[float] = field(default_factory=list)
+    off_own: list[float] = field(default_factory=list)
     covered: int = 0
 
     @property
@@ -94,7 +94,7 @@ class Shown:
         self.after += other.after
         self.numbers += other.numbers
         self.off += other.off
-        self.off_window += other.off_window
+        self.off_own += other.off_own
         self.covered += other.covered
         for signal, count in other.signals.items():
             self.signals[signal] = self.signals.get(signal, 0) + count
@@ -112,7 +112,7 @@ class Shown:
         if self.off:
             found |= {
                 "estimate off, points": [_mean(self.off), _most(self.off)],
-                "of the window's own": [_mean(self.off_window), _most(self.off_window)],
+                "of these texts' own": [_mean(self.off_own), _most(self.off_own)],
                 "intervals that hold it": round(self.covered / self.numbers, 3),
             }
         return found
@@ -316,8 +316,10 @@ def _stream(
 
     watch, shown = copy.deepcopy(prepared), Shown()
     truth = traffic.accuracy(weights) if traffic.right else None
+    drawn: list[np.ndarray[Any, Any]] = []
     for number in range(1, windows + 1):
         chosen = rng.choice(len(traffic.looks), size=watch.size, p=weights)
+        drawn.append(chosen)
         for place in chosen:
             watch.add(traffic.looks[place], now=_NOW)
         shown.windows += 1
@@ -327,9 +329,10 @@ def _stream(
         estimate = watch.windows[-1].estimate
         shown.numbers += estimate is not None
         if estimate is not None and truth is not None:
-            own = traffic.accuracy(np.bincount(chosen, minlength=len(traffic.looks)))
+            latest = np.concatenate(drawn)[-estimate.texts :]
+            own = traffic.accuracy(np.bincount(latest, minlength=len(traffic.looks)))
             shown.off.append(100 * abs(estimate.value - truth))
-            shown.off_window.append(100 * abs(estimate.value - own))
+            shown.off_own.append(100 * abs(estimate.value - own))
             shown.covered += estimate.low <= own <= estimate.high
     shown.after = shown.after or [windows + 1]
     shown.signals = {signal: count for signal, count in watch.raised.items() if count}

@@ -44,7 +44,8 @@ SIGNALS = [LABELS, CONFIDENCE, SUBWORDS, UNKNOWN, INPUT]
 class Traffic:
     """Texts of a task with two labels, as they are answered: "up" is surer and lies elsewhere than "down".
 
-    An odd text is a single word of 60 subwords. Words of "up" have so many more subwords as they are `longer`.
+    Texts whose answer should be "up" are a share of 0.55, or of `up`; texts of one label are the same, whatever their
+    share. An odd text is a single word of 60 subwords. Words of "up" have so many more subwords as they are `longer`.
     """
 
     def __init__(self, seed: int) -> None:
@@ -54,19 +55,21 @@ class Traffic:
         self,
         count: int,
         *,
-        up: float = 0.5,
+        up: float | None = None,
         unsure: float = 0.0,
         away: float = 0.0,
         subwords: float = 1.3,
         unknown: float = 0.01,
         odd: float = 0.0,
         longer: float = 0.0,
-    ) -> tuple[list[Look], list[list[bool]]]:
-        """Some, and whether each answer is right, which is as probable as its confidence says."""
-        looks, rights = [], []
+    ) -> tuple[list[Look], list[list[bool]], list[dict[str, int]]]:
+        """Some, whether each answer is right, which is as probable as its confidence says, and what would be."""
+        looks, rights, golds = [], [], []
         for _ in range(count):
-            is_up = self.rng.random() < up
-            confidence = float(self.rng.beta(9, 1) if is_up else self.rng.beta(4, 1)) * (1 - unsure)
+            is_up, confidence, right = self._answer(unsure)
+            wanted = None if up is None else self.rng.random() < up
+            while wanted is not None and (is_up == right) != wanted:
+                is_up, confidence, right = self._answer(unsure)
             words = int(self.rng.integers(5, 40))
             embedding = self.rng.normal(size=WIDTH) + away
             embedding[0] += 2.0 * is_up
@@ -86,8 +89,15 @@ class Traffic:
                     embedding.astype(np.float32),
                 )
             )
-            rights.append([bool(self.rng.random() < confidence)])
-        return looks, rights
+            rights.append([right])
+            golds.append({"up" if is_up == right else "down": 1})
+        return looks, rights, golds
+
+    def _answer(self, unsure: float) -> tuple[bool, float, bool]:
+        """Whether it is "up", how sure that is, and whether it is right."""
+        is_up = bool(self.rng.random() < 0.5)
+        confidence = float(self.rng.beta(9, 1) if is_up else self.rng.beta(4, 1)) * (1 - unsure)
+        return is_up, confidence, bool(self.rng.random() < confidence)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +133,7 @@ def test_the_same_traffic_raises_no_alarm_over_many_windows(watch: TaskWatch) ->
 @pytest.mark.parametrize(
     ("change", "signal"),
     [
-        ({"up": 0.75}, LABELS),
+        ({"up": 0.9}, LABELS),
         ({"unsure": 0.1}, CONFIDENCE),
         ({"away": 0.5}, INPUT),
         ({"subwords": 1.5}, SUBWORDS),
@@ -161,10 +171,10 @@ def test_subwords_that_a_changed_mixture_of_labels_explains_are_no_reason_to_dou
     kind = KINDS["text_classification"]("tone", TaskConfig(kind="text_classification"), {"labels": ["down", "up"]})
     traffic = Traffic(10)
     watch = TaskWatch("tone", describe(kind, *traffic.texts(1200, longer=0.3)), window=200, tasks=3, seed=13)
-    send(watch, traffic.texts(5 * 200, longer=0.3, up=0.7)[0])
+    send(watch, traffic.texts(5 * 200, longer=0.3, up=0.8)[0])
     assert set(watch.alarms) <= {LABELS, CONFIDENCE}
     assert all(window.estimate is not None for window in watch.windows)
-    send(watch, traffic.texts(2 * 200, longer=0.3, up=0.7, subwords=1.5)[0])
+    send(watch, traffic.texts(2 * 200, longer=0.3, up=0.8, subwords=1.5)[0])
     assert SUBWORDS in watch.alarms
 
 
@@ -199,15 +209,44 @@ def test_an_alarm_ends_with_its_cause_and_is_counted_once(watch: TaskWatch) -> N
 
 @pytest.mark.parametrize("change", [{}, {"up": 0.9}, {"up": 0.1}, {"unsure": 0.2}, {"unsure": 0.5}])
 def test_the_estimate_is_near_the_truth_without_labels(watch: TaskWatch, change: dict[str, float]) -> None:
-    looks, rights = Traffic(5).texts(40 * 200, **change)
+    looks, rights, _ = Traffic(5).texts(40 * 200, **change)
     send(watch, looks)
-    truths = np.array(rights, dtype=float).reshape(40, 200).mean(axis=1)
     estimates = [found.estimate for found in watch.windows if found.estimate is not None]
     assert len(estimates) == 40
-    assert np.mean([one.value for one in estimates]) == pytest.approx(truths.mean(), abs=0.015)
+    assert max(one.texts for one in estimates) == 4 * 200
+    right = np.array(rights, dtype=float)[:, 0]
+    truths = np.array([right[(n + 1) * 200 - one.texts : (n + 1) * 200].mean() for n, one in enumerate(estimates)])
+    assert np.mean([one.value for one in estimates]) == pytest.approx(right.mean(), abs=0.015)
     covered = [one.low <= truth <= one.high for one, truth in zip(estimates, truths, strict=True)]
     assert np.mean(covered) >= 0.85
     assert {one.metric for one in estimates} == {"accuracy"}
+
+
+def unequal(count: int, *, up: float, seed: int) -> tuple[list[Look], list[list[bool]], list[dict[str, int]]]:
+    """A model that finds 95 % of "up" and 60 % of "down", always 0.8 sure: its confidence does not say which it is."""
+    rng = np.random.default_rng(seed)
+    looks, rights, golds = [], [], []
+    for one in Traffic(seed).texts(count)[0]:
+        gold = "up" if rng.random() < up else "down"
+        right = bool(rng.random() < (0.95 if gold == "up" else 0.6))
+        answer = gold if right else {"up": "down", "down": "up"}[gold]
+        looks.append(replace(one, marks={answer: 1}, claims=(0.8,), confidence=0.8))
+        rights.append([right])
+        golds.append({gold: 1})
+    return looks, rights, golds
+
+
+def test_the_estimate_follows_labels_that_are_found_unequally_well() -> None:
+    kind = KINDS["text_classification"]("tone", TaskConfig(kind="text_classification"), {"labels": ["down", "up"]})
+    watch = TaskWatch("tone", describe(kind, *unequal(1200, up=0.5, seed=14)), window=300, tasks=1, seed=13)
+    for up, windows in ((0.5, 3), (0.85, 6), (0.5, 2)):
+        looks, rights, _ = unequal(300 * windows, up=up, seed=15)
+        send(watch, looks)
+        latest = watch.windows[-1].estimate
+        assert latest is not None
+        assert latest.texts == 300 * min(windows, 4), "windows of before the change are left out"
+        assert latest.low <= np.mean(rights[-latest.texts :]) <= latest.high
+        assert latest.value == pytest.approx(0.6 + 0.35 * up, abs=0.03)
 
 
 @pytest.mark.parametrize("change", [{"away": 0.7}, {"subwords": 1.7}, {"unknown": 0.1}])
@@ -219,9 +258,9 @@ def test_the_estimate_is_withheld_where_its_assumption_is_broken(watch: TaskWatc
 
 def test_overconfident_models_are_estimated_by_what_they_were_on_dev() -> None:
     kind = KINDS["text_classification"]("tone", TaskConfig(kind="text_classification"), {"labels": ["down", "up"]})
-    looks, rights = Traffic(7).texts(1200)
+    looks, rights, golds = Traffic(7).texts(1200)
     boast = [replace(one, claims=tuple(min(1.0, value + 0.05) for value in one.claims)) for one in looks]
-    found = describe(kind, boast[:1000], rights[:1000])
+    found = describe(kind, boast[:1000], rights[:1000], golds[:1000])
     watch = TaskWatch("tone", found, window=200, tasks=1, seed=13)
     send(watch, boast[1000:])
     estimate = watch.windows[-1].estimate
@@ -232,7 +271,7 @@ def test_overconfident_models_are_estimated_by_what_they_were_on_dev() -> None:
 def test_answers_without_confidences_have_no_estimate(profile: TaskProfile) -> None:
     looks = [replace(one, claims=(), confidence=None, marks={}) for one in Traffic(8).texts(400)[0]]
     kind = KINDS["regression"]("likeness", TaskConfig(kind="regression"), {"mean": 0.0, "scale": 1.0})
-    watch = TaskWatch("likeness", describe(kind, looks, [[]] * 400), window=100, tasks=1, seed=13)
+    watch = TaskWatch("likeness", describe(kind, looks, [[]] * 400, [{}] * 400), window=100, tasks=1, seed=13)
     send(watch, looks[:100])
     assert set(watch.raised) == {SUBWORDS, UNKNOWN, INPUT}
     assert watch.windows[-1].estimate is None
@@ -246,7 +285,10 @@ def test_profiles_survive_being_written(profile: TaskProfile) -> None:
     assert np.array_equal(again.marks, profile.marks)
     assert np.array_equal(again.embeddings, profile.embeddings)
     assert np.allclose(again.subwords, profile.subwords, atol=1e-4)
-    assert all(getattr(again, name) == getattr(profile, name) for name in ("accuracy", "claimed", "residual", "chance"))
+    assert np.array_equal(again.gold, profile.gold)
+    for name in ("claims", "right", "sure", "chance"):
+        assert np.allclose(getattr(again, name), getattr(profile, name), atol=1e-4)
+    assert again.accuracy == profile.accuracy
     with pytest.raises(BundleError, match=r"profile\.json: is of format 9"):
         from_json({**content, "format": 9}, where=PROFILE)
     del content["tasks"]["tone"]["words"]

@@ -79,7 +79,7 @@ class Metrics:
         self.drift_alarm = Gauge("palmette_drift_alarm", "1 while the signal is alarmed.", signal, registry=registry)
         self.estimated_accuracy = Gauge(
             "palmette_estimated_accuracy",
-            "Latest window's share of right answers, estimated; NaN where no number can be supported.",
+            "Share of right answers in the latest windows, estimated; NaN where no number can be supported.",
             ["task"],
             registry=registry,
         )

@@ -129,7 +129,7 @@ class Watcher:
             metrics.drift_distance.labels(task, signal).set(finding.effect)
             metrics.drift_p_value.labels(task, signal).set(finding.p)
             metrics.drift_alarm.labels(task, signal).set(signal in watch.alarms)
-        if not watch.profile.claims:
+        if not watch.profile.claims.any():
             return  # there never is an estimate: nothing to be alarmed about
         found = latest.estimate
         metrics.estimate_supported.labels(task).set(found is not None)
@@ -212,6 +212,7 @@ def _window(window: Window) -> dict[str, Any]:
             "value": round(found.value, 4),
             "low": round(found.low, 4),
             "high": round(found.high, 4),
+            "texts": found.texts,
         },
         "reason": window.reason,
     }

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from palmette.errors import BundleError
 from palmette.kinds import AnyKind
-from palmette.operate.watch.looks import Floats, Look, count_words, look, own_subwords
+from palmette.operate.watch.looks import Floats, Look, count_words, look, marks, own_subwords
 from palmette.predictor import Predictor
 from palmette.types import Example
 
-FORMAT = 1
+FORMAT = 2
 FEWEST = 50  # texts below which a task has no profile: nothing could be told from chance
 _TEXTS = 2000  # of dev that are kept, of each task
 _EMBEDDED = 400  # of which vectors are kept
@@ -31,37 +31,42 @@ class TaskProfile:
         metric: what the share of right claims is: `accuracy`, or `precision of spans`.
         labels: names of the columns of `marks`.
         marks: [texts, labels] how often each label was answered.
+        gold: [texts, labels] how often it is annotated.
         confidence: [texts] mean confidence of the answer, NaN where the kind has none.
         words, subwords, unknown: [texts] length, subwords a word, share of unknown subwords.
         embedded: [sampled] which texts have a vector.
         embeddings: [sampled, width].
-        claims: of all texts together.
-        accuracy: share of the claims that were right; NaN without claims.
-        claimed: mean confidence of the claims; calibrated confidences come close to `accuracy`; NaN without claims.
-        residual: mean over texts of (right claims - those expected of their confidences) squared.
-        chance: what that would be of claims that are right or wrong independently: mean over texts of the sum of
-            confidence * (1 - confidence).
+        claims: [texts] how many each answer makes.
+        right: [texts] how many of them are.
+        sure: [texts] the sum of their confidences; calibrated ones come close to `right`.
+        chance: [texts] variance of `right`, were each right or wrong by itself, as probably as it says.
     """
 
     metric: str
     labels: tuple[str, ...]
     marks: Floats
+    gold: Floats
     confidence: Floats
     words: Floats
     subwords: Floats
     unknown: Floats
     embedded: NDArray[np.int64]
     embeddings: Floats
-    claims: int
-    accuracy: float
-    claimed: float
-    residual: float
-    chance: float
+    claims: Floats
+    right: Floats
+    sure: Floats
+    chance: Floats
 
     @property
     def texts(self) -> int:
         """How many texts it describes."""
         return len(self.words)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the claims that were right; NaN without claims."""
+        total = self.claims.sum()
+        return float(self.right.sum() / total) if total else math.nan
 
 
 Profile = Mapping[str, TaskProfile]
@@ -74,11 +79,13 @@ def unknown_token(predictor: Predictor) -> int | None:
     return tokenizer.token_to_id(name) if name else None
 
 
-def looks(predictor: Predictor, examples: Sequence[Example], task: str) -> tuple[list[Look], list[list[bool]]]:
-    """Labelled texts as they are answered, and of each of their claims whether it is right."""
+def looks(
+    predictor: Predictor, examples: Sequence[Example], task: str
+) -> tuple[list[Look], list[list[bool]], list[dict[str, int]]]:
+    """Labelled texts as they are answered, of each of their claims whether it is right, and how they are annotated."""
     kind, unknown = predictor.kinds[task], unknown_token(predictor)
     readings, answers = predictor.embedded(examples, [[task]] * len(examples))
-    found, rights = [], []
+    found, rights, golds = [], [], []
     for reading, answer in zip(readings, answers, strict=True):
         if task not in answer or reading.embedding is None:
             continue
@@ -87,7 +94,8 @@ def looks(predictor: Predictor, examples: Sequence[Example], task: str) -> tuple
         words = count_words(example)
         found.append(look(kind, answer[task], subwords, reading.embedding, words=words, unknown=unknown))
         rights.append([kind.holds(claim.item, gold) for claim in kind.claims(answer[task])])
-    return found, rights
+        golds.append(marks(kind, gold))
+    return found, rights, golds
 
 
 def make_profile(predictor: Predictor, examples: Sequence[Example]) -> dict[str, TaskProfile]:
@@ -103,48 +111,43 @@ def make_profile(predictor: Predictor, examples: Sequence[Example]) -> dict[str,
     return found
 
 
-def describe(kind: AnyKind, seen: Sequence[Look], rights: Sequence[Sequence[bool]]) -> TaskProfile:
+def describe(
+    kind: AnyKind, seen: Sequence[Look], rights: Sequence[Sequence[bool]], golds: Sequence[Mapping[str, int]]
+) -> TaskProfile:
     """The profile of texts that were answered."""
     names = sorted({name for one in seen for name in one.marks})
     embedded = _spread(len(seen), _EMBEDDED)
-    confidences = np.array([value for one in seen for value in one.claims], dtype=np.float64)
-    truths = np.array([value for one in rights for value in one], dtype=np.float64)
-    accuracy, claimed = (float(found.mean()) if len(found) else math.nan for found in (truths, confidences))
-    gaps = [
-        sum(true) - sum(one.claims) - len(true) * (accuracy - claimed) if true else 0.0
-        for one, true in zip(seen, rights, strict=True)
-    ]
     return TaskProfile(
         metric="precision of spans" if kind.config.scheme else "accuracy",
         labels=tuple(names),
-        marks=counts(seen, names),
+        marks=counts([one.marks for one in seen], names),
+        gold=counts(golds, names),
         confidence=np.array([math.nan if one.confidence is None else one.confidence for one in seen]),
         words=np.array([one.words for one in seen], dtype=np.float64),
         subwords=np.array([one.subwords for one in seen]),
         unknown=np.array([one.unknown for one in seen]),
         embedded=embedded,
         embeddings=np.stack([seen[number].embedding for number in embedded]).astype(np.float16).astype(np.float64),
-        claims=len(truths),
-        accuracy=accuracy,
-        claimed=claimed,
-        residual=float(np.mean(np.square(gaps))),
-        chance=by_chance(seen) / len(seen),
+        claims=np.array([len(one.claims) for one in seen], dtype=np.float64),
+        right=np.array([sum(true) for true in rights], dtype=np.float64),
+        sure=np.array([sum(one.claims) for one in seen], dtype=np.float64),
+        chance=np.array([by_chance(one) for one in seen], dtype=np.float64),
     )
 
 
-def counts(seen: Sequence[Look], names: Sequence[str], *, others: bool = False) -> Floats:
-    """How often each text was answered each label: [texts, labels]; with `others` a last column counts the rest."""
+def counts(marked: Sequence[Mapping[str, int]], names: Sequence[str], *, others: bool = False) -> Floats:
+    """How often each text has each label: [texts, labels]; with `others` a last column counts the rest."""
     place = {name: number for number, name in enumerate(names)}
-    found = np.zeros((len(seen), len(names) + 1))
-    for row, one in enumerate(seen):
-        for name, count in one.marks.items():
+    found = np.zeros((len(marked), len(names) + 1))
+    for row, one in enumerate(marked):
+        for name, count in one.items():
             found[row, place.get(name, len(names))] += count
     return found if others else found[:, :-1]
 
 
-def by_chance(seen: Sequence[Look]) -> float:
+def by_chance(one: Look) -> float:
     """Variance of the number of right claims, were each right or wrong by itself, as probably as it says."""
-    return sum(value * (1 - value) for one in seen for value in one.claims)
+    return sum(value * (1 - value) for value in one.claims)
 
 
 def _spread(count: int, most: int) -> NDArray[np.int64]:
@@ -161,19 +164,23 @@ def _task_json(found: TaskProfile) -> dict[str, Any]:
     return {
         "metric": found.metric,
         "labels": list(found.labels),
-        "marks": [[[int(n), int(row[n])] for n in np.flatnonzero(row)] for row in found.marks],
+        "marks": _sparse(found.marks),
+        "gold": _sparse(found.gold),
         "confidence": [None if math.isnan(value) else round(value, 5) for value in found.confidence.tolist()],
         "words": [int(value) for value in found.words],
         "subwords": np.round(found.subwords, 4).tolist(),
         "unknown": np.round(found.unknown, 5).tolist(),
         "embedded": found.embedded.tolist(),
         "embeddings": base64.b64encode(found.embeddings.astype("<f2").tobytes()).decode(),
-        "claims": found.claims,
-        "accuracy": None if math.isnan(found.accuracy) else found.accuracy,
-        "claimed": None if math.isnan(found.claimed) else found.claimed,
-        "residual": found.residual,
-        "chance": found.chance,
+        "claims": [int(value) for value in found.claims],
+        "right": [int(value) for value in found.right],
+        "sure": np.round(found.sure, 4).tolist(),
+        "chance": np.round(found.chance, 4).tolist(),
     }
+
+
+def _sparse(found: Floats) -> list[list[list[int]]]:
+    return [[[int(n), int(row[n])] for n in np.flatnonzero(row)] for row in found]
 
 
 def from_json(content: Any, *, where: str) -> dict[str, TaskProfile]:
@@ -192,25 +199,26 @@ def from_json(content: Any, *, where: str) -> dict[str, TaskProfile]:
 
 def _task(found: Any) -> TaskProfile:
     words = np.array(found["words"], dtype=np.float64)
-    seen = np.zeros((len(words), len(found["labels"])))
-    for row, entries in enumerate(found["marks"]):
-        for number, count in entries:
-            seen[row, number] = count
     embedded = np.array(found["embedded"], dtype=np.int64)
     vectors = np.frombuffer(base64.b64decode(found["embeddings"]), dtype="<f2").astype(np.float64)
     return TaskProfile(
         metric=str(found["metric"]),
         labels=tuple(map(str, found["labels"])),
-        marks=seen,
+        marks=_dense(found["marks"], len(words), len(found["labels"])),
+        gold=_dense(found["gold"], len(words), len(found["labels"])),
         confidence=np.array([math.nan if value is None else value for value in found["confidence"]], dtype=np.float64),
         words=words,
         subwords=np.array(found["subwords"], dtype=np.float64),
         unknown=np.array(found["unknown"], dtype=np.float64),
         embedded=embedded,
         embeddings=vectors.reshape(len(embedded), -1),
-        claims=int(found["claims"]),
-        accuracy=math.nan if found["accuracy"] is None else float(found["accuracy"]),
-        claimed=math.nan if found["claimed"] is None else float(found["claimed"]),
-        residual=float(found["residual"]),
-        chance=float(found["chance"]),
+        **{name: np.array(found[name], dtype=np.float64) for name in ("claims", "right", "sure", "chance")},
     )
+
+
+def _dense(entries: Any, texts: int, labels: int) -> Floats:
+    found = np.zeros((texts, labels))
+    for row, pairs in enumerate(entries):
+        for number, count in pairs:
+            found[row, number] = count
+    return found

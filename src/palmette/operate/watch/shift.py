@@ -211,7 +211,7 @@ class Detector:
 
     def compare(self, window: Sequence[Look]) -> dict[str, Finding]:
         """Every signal of a window of texts."""
-        marks = counts(window, self.profile.labels, others=True)
+        marks = counts([one.marks for one in window], self.profile.labels, others=True)
         rng = np.random.default_rng(self._seed)
         some = rng.permutation(len(window))[: len(self.profile.embedded)]  # no more vectors than the reference has
         vectors = np.stack([window[number].embedding for number in some]).astype(np.float64)

@@ -6,15 +6,19 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import reduce
+from operator import add
 
-from palmette.operate.watch.estimate import Estimate, estimate
+from palmette.operate.watch.estimate import Estimate, Seen, estimate
 from palmette.operate.watch.looks import Look
 from palmette.operate.watch.profile import TaskProfile
 from palmette.operate.watch.shift import ASSUMED, CONFIDENCE, INPUT, LABELS, SUBWORDS, UNKNOWN, Detector, Finding
 
 KEPT = 200  # windows whose findings are remembered
-_FALSE = 0.01  # probability that any signal of any task exceeds its limit in a window of the same traffic
+_FALSE = 0.05  # probability that any signal of any task exceeds its limit in a window of the same traffic
+_DOUBT = 0.01  # the same for withholding an estimate, which one window suffices for
 _PERSISTENT = 2  # windows in a row in which a signal must exceed its limit
+_ESTIMATED = 4  # windows at most that an estimate is of: in one, chance alone may be worth some points
 
 _WHAT = {
     LABELS: "its answers are distributed differently",
@@ -71,7 +75,7 @@ class Window:
         began, ended: when its first and its last text were answered.
         texts: how many.
         findings: of each signal.
-        estimate: of the share of right answers; None if there is none, see `reason`.
+        estimate: of the share of right answers in it and those before that are like it; None: see `reason`.
         reason: why there is no estimate.
     """
 
@@ -86,8 +90,9 @@ class Window:
 class TaskWatch:
     """A task's windows. Not for several threads at once.
 
-    False alarms are bounded twice: the limit of each signal shares 1 % a window among all signals of all tasks
-    (Bonferroni), and a signal must be beyond it in two windows in a row.
+    False alarms are bounded twice: the limit of each signal shares 5 % a window among all signals of all tasks
+    (Bonferroni), and a signal must be beyond it in two windows in a row. Estimates roll: each is of the latest windows
+    together, back to the last change of labels or doubt.
 
     Args:
         task: its name.
@@ -108,7 +113,8 @@ class TaskWatch:
         self.profile = profile
         self.size = window
         self.detector = Detector(profile, window=window, seed=seed)
-        self.limit = _FALSE / (tasks * len(self.detector.signals))
+        signals = tasks * len(self.detector.signals)
+        self.limit, self._doubt = _FALSE / signals, _DOUBT / signals
         self.windows: deque[Window] = deque(maxlen=KEPT)
         self.alarms: dict[str, Alarm] = {}
         self.raised: dict[str, int] = dict.fromkeys(self.detector.signals, 0)
@@ -116,6 +122,8 @@ class TaskWatch:
         self._waiting: list[Look] = []
         self._began: datetime | None = None
         self._since: dict[str, tuple[datetime, int]] = {}
+        self._alike: deque[Seen] = deque(maxlen=_ESTIMATED)
+        self._moved = False  # whether the labels of `_alike` have
 
     @property
     def waiting(self) -> int:
@@ -145,10 +153,15 @@ class TaskWatch:
             if lasted + 1 >= _PERSISTENT:
                 self.raised[signal] += signal not in self.alarms
                 self.alarms[signal] = self._alarm(signal, since, lasted + 1, finding)
-        reason = self._broken(findings)
-        found = None if reason else estimate(self.profile, self._waiting)
-        if found is None and reason is None:
-            reason = "its answers have no confidences to go by"
+        reason, found = self._broken(findings), None
+        moved = LABELS in findings and findings[LABELS].p <= self.limit
+        if reason or moved != self._moved:
+            self._alike.clear()
+        self._moved = moved
+        if not reason:
+            self._alike.append(Seen.of(self._waiting, self.profile.labels))
+            found = estimate(self.profile, reduce(add, self._alike), moved=moved)
+            reason = None if found else "its answers have no confidences to go by"
         self.windows.append(Window(began, ended, len(self._waiting), findings, found, reason))
 
     def _alarm(self, signal: str, since: datetime, windows: int, finding: Finding) -> Alarm:
@@ -161,7 +174,7 @@ class TaskWatch:
 
     def _broken(self, findings: Mapping[str, Finding]) -> str | None:
         """Why confidences may no longer mean what they meant on dev, if so: it needs no second window to doubt that."""
-        moved = [signal for signal in ASSUMED if findings[signal].p <= self.limit]
+        moved = [signal for signal in ASSUMED if findings[signal].p <= self._doubt]
         if not moved:
             return None
         said = " and ".join(_WHAT[signal] for signal in moved)

@@ -31,7 +31,7 @@ function accuracy(task, latest) {
   const dev = task.reference.accuracy == null ? "" : ` On dev: ${percent(task.reference.accuracy)}.`;
   if (!found) return element("p", {}, element("strong", {}, "No estimated accuracy: "), `${latest.reason}.${dev}`);
   return element("p", {}, element("strong", {}, `Estimated ${found.metric}: ${percent(found.value)}`),
-    ` (95\u202f%: ${percent(found.low)} to ${percent(found.high)}).${dev}`);
+    ` (95\u202f%: ${percent(found.low)} to ${percent(found.high)}), of the latest ${count(found.texts, "text")}.${dev}`);
 }
 
 function row(signal, task, latest) {
