@@ -22,8 +22,10 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+import palmette
 from endpoint import Endpoint, Reply, served
-from palmette.config import EndpointConfig, TaskConfig
+from fakes import tiny_corpora
+from palmette.config import Config, EndpointConfig, TaskConfig
 from palmette.errors import BudgetError, ConfigError, PalmetteError, RunError
 from palmette.kinds import find_kind
 from palmette.types import Example, Text
@@ -404,6 +406,45 @@ def test_a_server_that_counts_more_than_can_be_is_believed(endpoint: Endpoint, m
         writer.write([ask(f"{number}") for number in range(10)])
     assert len(endpoint.seen) == 2
     assert writer.spent() <= 3000
+
+
+# Runs
+
+
+def remote_run(folder: Path, endpoint: Endpoint, prompting: dict[str, Any] | None = None, **settings: Any) -> Config:
+    """A model behind the endpoint is asked for the tone of a few sentences."""
+    source = tiny_corpora(folder / "data", examples=8)[0]
+    source["labels"] = {"tone": "tone"}
+    asked = {"base_url": endpoint.url, "model": "m", "token_budget": 10**6, "concurrency": 1, **settings}
+    data = {"family": "causal_lm", "tasks": {"tone": {"kind": "text_classification"}}, "sources": [source]}
+    return Config.parse(data | {"endpoint": asked, "prompting": prompting or {}})
+
+
+def test_a_run_goes_on_with_a_raised_budget_and_takes_a_corrected_price(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.otherwise = lambda _: Reply(text="up")
+    cache = str(tmp_path / "answers.sqlite")
+    with pytest.raises(BudgetError):
+        palmette.train(remote_run(tmp_path, endpoint, token_budget=900, cache=cache), tmp_path / "run")
+    sent = len(endpoint.seen)
+    assert 0 < sent < 16
+    raised = remote_run(tmp_path, endpoint, cache=cache, retries=1)
+    palmette.train(raised, tmp_path / "run", resume=True)
+    assert len(endpoint.seen) == 16, "dev and test, each text once"
+    priced = remote_run(tmp_path, endpoint, cache=cache, input_price=1.0, output_price=2.0)
+    run = palmette.train(priced, tmp_path / "run", resume=True)
+    assert len(endpoint.seen) == 16
+    assert run.config.endpoint is not None
+    assert (run.config.endpoint.input_price, run.config.endpoint.token_budget) == (1.0, 10**6)
+    with pytest.raises(RunError, match="another configuration"):
+        palmette.train(remote_run(tmp_path, endpoint, model="other"), tmp_path / "run", resume=True)
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder_behind(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.otherwise = lambda _: Reply(text="up")
+    with pytest.raises(ConfigError, match=r"prompting\.shots: 99 shots"):
+        palmette.train(remote_run(tmp_path, endpoint, {"shots": 99}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    palmette.train(remote_run(tmp_path, endpoint, {"shots": 2}), tmp_path / "run")
 
 
 # The cache

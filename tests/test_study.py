@@ -1007,23 +1007,19 @@ def test_a_task_that_cannot_be_put_as_text_is_left_out_where_models_write(tmp_pa
         Plan.make(Config.parse(data), regimes=["zero_shot"])
 
 
+def with_remote(folder: Path, url: str, **settings: Any) -> Config:
+    """Tags and tones, and a model behind an endpoint that is asked for them."""
+    asked = {"base_url": url, "model": "parrot", "key_variable": "SOME_KEY", "token_budget": 1_000_000, **settings}
+    data = small(folder, ("pos", "tone"), epochs=1, examples=10).model_dump(mode="json", exclude_none=True)
+    return Config.parse(data | {"families": {"causal_lm": {"endpoint": asked}}})
+
+
 def test_a_remote_model_stands_in_the_study_with_its_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", "secret")
     with served() as endpoint:
         endpoint.otherwise = lambda _: Reply(text="up")
-        asked = {
-            "endpoint": {
-                "base_url": endpoint.url,
-                "model": "parrot",
-                "key_variable": "SOME_KEY",
-                "token_budget": 1_000_000,
-                "cache": str(tmp_path / "answers.sqlite"),
-                "input_price": 1.0,
-                "output_price": 2.0,
-            }
-        }
-        config = small(tmp_path, ("pos", "tone"), epochs=1, examples=10)
-        config = Config.parse(config.model_dump(mode="json", exclude_none=True) | {"families": {"causal_lm": asked}})
+        prices = {"input_price": 1.0, "output_price": 2.0, "currency": "EUR"}
+        config = with_remote(tmp_path, endpoint.url, cache=str(tmp_path / "answers.sqlite"), **prices)
         plan = Plan.make(config, regimes=["zero_shot"], seeds=2, trials=1)
         study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
     usage = study["regimes"]["zero_shot"]["usage"]
@@ -1031,6 +1027,35 @@ def test_a_remote_model_stands_in_the_study_with_its_price(tmp_path: Path, monke
     assert usage["tone"]["unparseable"] == 0
     tokens = 1.0 * usage["tone"]["prompt_tokens"] + 2.0 * usage["tone"]["written_tokens"]
     assert usage["tone"]["money_per_thousand"] == pytest.approx(1000 * tokens / 1e6)
+    assert f"{1000 * tokens / 1e6:,.4f}\N{NO-BREAK SPACE}EUR" in (tmp_path / "study" / "report.html").read_text()
     assert study["scores"]["pos"]["zero_shot"]["mean"] == 0
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(b"secret" in content for content in written)
+
+
+def test_a_study_goes_on_with_a_raised_budget_and_a_corrected_price_costs_no_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "secret")
+    with served() as endpoint:
+        endpoint.otherwise = lambda _: Reply(text="up")
+        engine = InProcess()
+
+        def study(**settings: Any) -> dict[str, Any]:
+            config = with_remote(tmp_path, endpoint.url, cache=str(tmp_path / "answers.sqlite"), **settings)
+            plan = Plan.make(config, regimes=["zero_shot"], seeds=2, trials=1)
+            engine.ran.clear()
+            return compare(config, tmp_path / "study", plan=plan, engine=engine, threads=1)
+
+        hit = study(token_budget=3000)
+        asked = len(endpoint.seen)
+        assert asked > 0
+        assert all("token_budget" in run["error"] for run in hit["regimes"]["zero_shot"]["runs"])
+        assert study()["scores"]["tone"]["zero_shot"]["mean"] is not None
+        assert len(engine.ran) == 1, "only what had failed"
+        # dev and test, both tasks
+        assert len(endpoint.seen) == 2 * 2 * 10
+        found = [study(input_price=price, output_price=0)["regimes"]["zero_shot"]["usage"]["tone"] for price in (1, 2)]
+        assert engine.ran == []
+        assert len(endpoint.seen) == 2 * 2 * 10
+        assert found[1]["money_per_thousand"] == 2 * found[0]["money_per_thousand"] > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -409,6 +409,16 @@ class EndpointConfig(Settings):
     output_price: float | None = Field(None, ge=0, description="Money for a million written tokens.")
     currency: str = Field("USD", description="Of the prices.")
 
+    def money(self, prompt_tokens: float, written_tokens: float) -> float | None:
+        """What tokens cost; None unless both prices are configured."""
+        if self.input_price is None or self.output_price is None:
+            return None
+        return (prompt_tokens * self.input_price + written_tokens * self.output_price) / 1e6
+
+
+# How a remote model is reached and paid, and where its answers are kept: nothing of this changes what it answers.
+ENDPOINT_MEANS = EndpointConfig.model_fields.keys() - {"base_url", "model"}
+
 
 class _Places:
     """Where a configuration was written: its file, and the lines of its keys."""
@@ -633,8 +643,15 @@ class Config(Settings):
 
     def dump(self) -> str:
         """The resolved configuration as YAML, paths absolute: `Config.load` of it, from anywhere, means the same."""
-        foreign = {setting for setting, families in _FAMILIES.items() if self.family not in families}
-        data = self.model_dump(mode="json", exclude_none=True, exclude=foreign)
+        return self._dump({})
+
+    def identity(self) -> str:
+        """What of `dump` a run's results depend on: without settings of other runs, and of a remote model's budget."""
+        return self._dump({"families": True, "endpoint": ENDPOINT_MEANS})
+
+    def _dump(self, without: Mapping[str, Any]) -> str:
+        foreign = {setting: True for setting, families in _FAMILIES.items() if self.family not in families}
+        data = self.model_dump(mode="json", exclude_none=True, exclude={**without, **foreign})
         _resolve_paths(data, Path.cwd())
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 

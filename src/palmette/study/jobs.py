@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from palmette import __version__
-from palmette.config import Config, Cut
+from palmette.config import ENDPOINT_MEANS, Config, Cut
 from palmette.types import SPLITS
 
 
@@ -56,14 +56,14 @@ class Job:
         runs again. The number of threads changes the last bits of a result and is left out.
         """
         # What is at its default is left out, so that a setting which a later Palmette adds finds the runs as well.
-        config = self.config.model_dump(mode="json", exclude_defaults=True)
+        # So are settings of other runs, and what a remote model may cost: a budget that was too small can be raised.
+        others = {"sources": True, "families": True, "endpoint": ENDPOINT_MEANS}
+        config = self.config.model_dump(mode="json", exclude_defaults=True, exclude=others)
         if self.start is not None:
             config["start"] = self.start.key
         trunk = Path(self.config.trunk.name)
         if trunk.is_dir():  # what a hub id stands for is its publisher's to keep
             config["trunk"]["name"] = _contents(trunk)
-        config.pop("sources")
-        config.pop("families", None)  # of other runs
         read = self.data.model_dump(mode="json", exclude_defaults=True)
         for declared in read["tasks"].values():
             declared.pop("weight", None)  # of a loss: says nothing about what is read

@@ -241,7 +241,9 @@ def usage(study: Mapping[str, Any], measured: Mapping[str, Any]) -> Table | None
                 wording.number(spent["prompt_tokens"], 0),
                 wording.number(spent["written_tokens"], 1),
                 wording.number(measured["regimes"].get(regime, {}).get("written_ms", {}).get(task), 0),
-                wording.number(spent["money_per_thousand"], 4) if "money_per_thousand" in spent else NOTHING,
+                f"{wording.number(spent['money_per_thousand'], 4)}\N{NO-BREAK SPACE}{spent['currency']}"
+                if "money_per_thousand" in spent
+                else NOTHING,
             )
             for task, spent in found.get("usage", {}).items()
         ]

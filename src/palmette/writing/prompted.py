@@ -91,6 +91,7 @@ def _embedder() -> Embed:
 
 
 def ask(
+    predictor: WritingPredictor,
     config: Config,
     folder: RunFolder,
     corpus: Corpus,
@@ -101,6 +102,7 @@ def ask(
     """Answer splits, score them, and leave the run folder complete.
 
     Args:
+        predictor: of the configuration (see `open_predictor`).
         config: of family causal_lm.
         folder: the run; exists.
         corpus: the data.
@@ -110,7 +112,6 @@ def ask(
     Returns:
         {split: scores}.
     """
-    predictor = open_predictor(config, corpus.kinds, corpus.splits["train"])
     name = config.trunk.name if config.endpoint is None else config.endpoint.model
     write(
         {

@@ -177,12 +177,11 @@ class RemoteWriter:
 
     def cost(self) -> Cost | None:
         """Money; None unless both prices are configured."""
-        prices = self.config.input_price, self.config.output_price
-        if prices[0] is None or prices[1] is None:
-            return None
         counted = self.counters
-        paid = (counted.prompt_tokens * prices[0] + counted.written_tokens * prices[1]) / 1e6
-        fresh = (counted.text_prompt_tokens * prices[0] + counted.text_written_tokens * prices[1]) / 1e6
+        paid = self.config.money(counted.prompt_tokens, counted.written_tokens)
+        fresh = self.config.money(counted.text_prompt_tokens, counted.text_written_tokens)
+        if paid is None or fresh is None:
+            return None
         return Cost(paid, 1000 * fresh / counted.texts if counted.texts else None, self.config.currency)
 
     def write(self, requests: Sequence[Request], heard: Heard | None = None) -> list[Written]:
