@@ -490,3 +490,17 @@ def test_the_schema_is_json_and_knows_every_format() -> None:
     schema = json.dumps(Config.json_schema())
     for form in FORMATS:
         assert f'"const": "{form["format"]}"' in schema
+
+
+def test_an_endpoint_keeps_its_answers_in_one_file_from_wherever_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = "endpoint: {base_url: 'http://127.0.0.1:1/v1', model: m, token_budget: 9, cache: kept/answers.sqlite}"
+    content = GOOD.replace("trunk: {name: some/encoder, layers: 3}", f"family: causal_lm\n{endpoint}")
+    asked = Config.load(write(tmp_path, content))
+    study = Config.load(write(tmp_path, GOOD + f"families:\n  causal_lm:\n    {endpoint}\n")).in_family("causal_lm")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for config in (asked, study, Config.parse(yaml.safe_load(asked.dump()))):
+        assert config.endpoint is not None
+        assert config.endpoint.cache == str(tmp_path / "kept" / "answers.sqlite")

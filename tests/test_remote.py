@@ -66,12 +66,13 @@ def sleeps() -> Sleeps:
 
 
 @pytest.fixture
-def make(endpoint: Endpoint, sleeps: Sleeps) -> Iterator[Make]:
+def make(endpoint: Endpoint, sleeps: Sleeps, tmp_path: Path) -> Iterator[Make]:
     made: list[RemoteWriter] = []
 
     def build(**settings: Any) -> RemoteWriter:
         config = EndpointConfig(**{"base_url": endpoint.url, "model": "m", "token_budget": 10**6, **settings})
-        made.append(RemoteWriter(config, clock=lambda: 100.0, sleep=sleeps, jitter=lambda low, _: low))
+        answers = tmp_path / f"run-{len(made)}" / "answers.sqlite"
+        made.append(RemoteWriter(config, answers, clock=lambda: 100.0, sleep=sleeps, jitter=lambda low, _: low))
         return made[-1]
 
     yield build
@@ -422,21 +423,39 @@ def remote_run(folder: Path, endpoint: Endpoint, prompting: dict[str, Any] | Non
 
 def test_a_run_goes_on_with_a_raised_budget_and_takes_a_corrected_price(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.otherwise = lambda _: Reply(text="up")
-    cache = str(tmp_path / "answers.sqlite")
-    with pytest.raises(BudgetError):
-        palmette.train(remote_run(tmp_path, endpoint, token_budget=900, cache=cache), tmp_path / "run")
+    with pytest.raises(BudgetError, match=r"are kept in .*run/answers\.sqlite"):
+        palmette.train(remote_run(tmp_path, endpoint, token_budget=900), tmp_path / "run")
     sent = len(endpoint.seen)
     assert 0 < sent < 16
-    raised = remote_run(tmp_path, endpoint, cache=cache, retries=1)
+    raised = remote_run(tmp_path, endpoint, retries=1)
     palmette.train(raised, tmp_path / "run", resume=True)
     assert len(endpoint.seen) == 16, "dev and test, each text once"
-    priced = remote_run(tmp_path, endpoint, cache=cache, input_price=1.0, output_price=2.0)
+    priced = remote_run(tmp_path, endpoint, input_price=1.0, output_price=2.0)
     run = palmette.train(priced, tmp_path / "run", resume=True)
     assert len(endpoint.seen) == 16
     assert run.config.endpoint is not None
     assert (run.config.endpoint.input_price, run.config.endpoint.token_budget) == (1.0, 10**6)
     with pytest.raises(RunError, match="another configuration"):
         palmette.train(remote_run(tmp_path, endpoint, model="other"), tmp_path / "run", resume=True)
+
+
+def test_a_run_has_one_budget_however_often_it_is_started_and_whatever_for(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.otherwise = lambda _: Reply(text="up")
+    palmette.train(remote_run(tmp_path, endpoint), tmp_path / "run")
+    used = endpoint.given
+    assert used > 500
+    left = 500  # enough for some texts, not for ten
+    limited = remote_run(tmp_path, endpoint, token_budget=used + left)
+    palmette.train(limited, tmp_path / "run", resume=True)
+    for number in range(2):
+        for text in range(10):
+            try:
+                palmette.load(tmp_path / "run").predict(f"a text {number} {text}")
+            except BudgetError:
+                break
+        else:
+            raise AssertionError("the budget was passed")
+    assert used < endpoint.given <= used + left
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder_behind(endpoint: Endpoint, tmp_path: Path) -> None:
@@ -490,12 +509,13 @@ def test_what_is_answered_needs_no_key(
 
 PROCESS = """
 import sys
+from pathlib import Path
 from palmette.config import EndpointConfig
 from palmette.writing.remote import RemoteWriter
 from palmette.writing.writer import Request
 url, cache, first, last = sys.argv[1:]
-config = EndpointConfig(base_url=url, model="m", token_budget=10**6, cache=cache, concurrency=2)
-writer = RemoteWriter(config)
+config = EndpointConfig(base_url=url, model="m", token_budget=10**6, concurrency=2)
+writer = RemoteWriter(config, Path(cache))
 for number in range(int(first), int(last)):
     found = writer.write([Request(({"role": "user", "content": f"{number} {part}"},), 20) for part in "ab"])
     print(found[0].text, flush=True)

@@ -737,11 +737,17 @@ def test_a_run_that_ray_loses_has_failed_and_the_others_go_on(tmp_path: Path, mo
     folders = [tmp_path / name for name in ("lost", "kept")]
     for folder in folders:
         folder.mkdir()
+        (folder / worker.JOB).write_text(json.dumps({"threads": 1, "remote": False}))
     ended: list[Path] = []
     Ray().run(folders, ended.append)
     assert ended == folders
     assert (folders[0] / worker.ERROR).read_text() == "lost by Ray: the node with IP 10.0.0.7 was lost\n"
     assert not (folders[1] / worker.ERROR).exists()
+    # Nothing of the cluster's is to be had where a file of answers is written.
+    (folders[0] / worker.JOB).write_text(json.dumps({"threads": 1, "remote": True}))
+    Ray().run(folders[:1], ended.append)
+    assert ended == [*folders, folders[0]]
+    assert (folders[0] / worker.ERROR).read_text() == "exit code 1: KeyError: 'config'\n", "this machine has tried it"
 
 
 @pytest.mark.slow
@@ -1019,7 +1025,7 @@ def test_a_remote_model_stands_in_the_study_with_its_price(tmp_path: Path, monke
     with served() as endpoint:
         endpoint.otherwise = lambda _: Reply(text="up")
         prices = {"input_price": 1.0, "output_price": 2.0, "currency": "EUR"}
-        config = with_remote(tmp_path, endpoint.url, cache=str(tmp_path / "answers.sqlite"), **prices)
+        config = with_remote(tmp_path, endpoint.url, **prices)
         plan = Plan.make(config, regimes=["zero_shot"], seeds=2, trials=1)
         study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
     usage = study["regimes"]["zero_shot"]["usage"]
@@ -1042,7 +1048,7 @@ def test_a_study_goes_on_with_a_raised_budget_and_a_corrected_price_costs_no_req
         engine = InProcess()
 
         def study(**settings: Any) -> dict[str, Any]:
-            config = with_remote(tmp_path, endpoint.url, cache=str(tmp_path / "answers.sqlite"), **settings)
+            config = with_remote(tmp_path, endpoint.url, **settings)
             plan = Plan.make(config, regimes=["zero_shot"], seeds=2, trials=1)
             engine.ran.clear()
             return compare(config, tmp_path / "study", plan=plan, engine=engine, threads=1)
@@ -1059,3 +1065,21 @@ def test_a_study_goes_on_with_a_raised_budget_and_a_corrected_price_costs_no_req
         assert engine.ran == []
         assert len(endpoint.seen) == 2 * 2 * 10
         assert found[1]["money_per_thousand"] == 2 * found[0]["money_per_thousand"] > 0
+
+
+def test_all_runs_of_a_study_share_one_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "secret")
+    budget = 45_000
+    with served() as endpoint:
+        endpoint.otherwise = lambda _: Reply(text="up")
+        config = with_remote(tmp_path, endpoint.url, token_budget=budget)
+        # Other shots with each seed, so that no run can take its answers from another.
+        plan = Plan.make(config, regimes=["few_shot"], seeds=4, trials=1)
+        for _ in range(2):
+            study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+            errors = [run["error"] for run in study["regimes"]["few_shot"]["runs"]]
+            assert None in errors, "it is enough for some"
+            assert f"of {budget:,} tokens are spent" in str(errors[-1])
+            assert endpoint.given <= budget
+    assert (tmp_path / "study" / "answers.sqlite").exists()
+    assert not list(tmp_path.glob("study/runs/**/answers.sqlite"))

@@ -138,7 +138,7 @@ def _ask(
 ) -> Outcome:
     """Ask a language model instead of training one; an interrupted run begins anew."""
     # Nothing is written before all is checked: a folder with a wrong configuration could not be resumed with another.
-    predictor = prompted.open_predictor(config, corpus.kinds, corpus.splits["train"])
+    predictor = prompted.open_predictor(config, corpus.kinds, corpus.splits["train"], folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     checkpoint.write_atomically(folder.config, config.dump())
     checkpoint.write_labels(corpus.kinds, folder)

@@ -78,23 +78,29 @@ class Job:
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-    def described(self, starts: Mapping[str, Path], threads: int) -> dict[str, Any]:
+    def described(self, starts: Mapping[str, Path], threads: int, answers: Path) -> dict[str, Any]:
         """What the process that runs it is told, as JSON.
 
         Args:
             starts: run folder of each key that a job may start from.
             threads: for it to use.
+            answers: file of a remote model's answers, unless the configuration names another: one for all runs, so
+                that its budget is one.
         """
         config = self.config
         if self.start is not None:
             trunk = config.trunk.model_copy(update={"name": str(starts[self.start.key])})
             config = config.model_copy(update={"trunk": trunk})
+        if config.endpoint is not None and config.endpoint.cache is None:
+            endpoint = config.endpoint.model_copy(update={"cache": str(answers)})
+            config = config.model_copy(update={"endpoint": endpoint})
         return {
             "config": config.dump(),
             "data": self.data.dump(),
             "test": self.test,
             "keep": self.keep,
             "threads": threads,
+            "remote": config.endpoint is not None,
         }
 
 

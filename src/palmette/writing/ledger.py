@@ -28,21 +28,18 @@ class Ledger:
     it may have been paid for. An answer and what it cost are written in one transaction.
 
     Args:
-        path: the file, made where there is none; None: kept in memory only.
+        path: the file, made where there is none.
 
     Raises:
         RunError: the file is damaged or something else. It is left as it is.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         with self._clear_errors():
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             # Another process may hold the file for as long as it takes to write an answer.
-            self._db = sqlite3.connect(
-                path if path is not None else ":memory:", timeout=60, isolation_level=None, check_same_thread=False
-            )
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         try:
             with self._clear_errors():
                 self._open()

@@ -134,6 +134,7 @@ class RemoteWriter:
 
     Args:
         config: the endpoint.
+        answers: file that keeps answers and counts what they cost, where `config.cache` names none.
         clock: seconds that only grow.
         sleep: waits.
         jitter: a number between two, so that clients that failed together do not come back together.
@@ -149,6 +150,7 @@ class RemoteWriter:
     def __init__(
         self,
         config: EndpointConfig,
+        answers: Path,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
@@ -161,7 +163,7 @@ class RemoteWriter:
         self.sleep = sleep
         self.jitter = jitter
         self.endpoint = f"{self.url} {config.model}"
-        self.ledger = Ledger(Path(config.cache) if config.cache is not None else None)
+        self.ledger = Ledger(Path(config.cache) if config.cache is not None else answers)
         self.next_slot = -float("inf")  # when the next request may be sent
         self.excess = 0  # tokens by which the server's count was over the bound, at most
         self._lock = threading.Lock()
@@ -172,7 +174,7 @@ class RemoteWriter:
         self.ledger.close()
 
     def spent(self) -> int:
-        """Tokens of the budget that are spent: since the cache was begun, or by this writer where there is none."""
+        """Tokens of the budget that are spent, by all that share the file of answers, since it was begun."""
         return self.ledger.spent(self.endpoint)
 
     def cost(self) -> Cost | None:
@@ -225,9 +227,8 @@ class RemoteWriter:
         self.counters.text_prompt_tokens += sum(written.prompt_tokens for written in found)
         self.counters.text_written_tokens += sum(written.written_tokens for written in found)
         if failure is not None:
-            kept = f"are kept in {self.ledger.path}" if self.ledger.path is not None else "are lost with this process"
-            kept += "" if self.ledger.path is not None else ": set endpoint.cache to keep them"
-            raise type(failure)(f"{failure}; {len(found):,} of {len(requests):,} texts are answered; answers {kept}")
+            answered = f"{len(found):,} of {len(requests):,} texts are answered"
+            raise type(failure)(f"{failure}; {answered}; answers are kept in {self.ledger.path}")
         return found
 
     def _payload(self, request: Request) -> str:
