@@ -466,6 +466,31 @@ def test_a_run_that_cannot_begin_leaves_no_folder_behind(endpoint: Endpoint, tmp
     palmette.train(remote_run(tmp_path, endpoint, {"shots": 2}), tmp_path / "run")
 
 
+def test_answers_that_were_kept_take_no_time_and_estimates_say_so(endpoint: Endpoint, tmp_path: Path) -> None:
+    def silent(content: dict[str, Any]) -> dict[str, Any]:
+        return {"choices": content["choices"]}
+
+    # All of dev is counted; of test half is not.
+    endpoint.replies = [Reply(text="up", seconds=0.01) for _ in range(8)]
+    endpoint.replies += [Reply(text="up", seconds=0.01, change=silent) for _ in range(4)]
+    endpoint.otherwise = lambda _: Reply(text="up", seconds=0.01)
+    run = palmette.train(remote_run(tmp_path, endpoint), tmp_path / "run")
+    spent = json.loads((tmp_path / "run" / "prompted.json").read_text())["usage"]
+    assert (spent["dev"]["tone"]["timed"], spent["dev"]["tone"]["estimated"]) == (8, 0)
+    assert (spent["test"]["tone"]["timed"], spent["test"]["tone"]["estimated"]) == (8, 4)
+    assert spent["test"]["tone"]["seconds"] > 8 * 0.01
+    again = run.evaluate("test")["usage"]["tone"]
+    assert (again["examples"], again["timed"], again["seconds"], again["estimated"]) == (8, 0, 0, 4)
+    assert again["prompt_tokens"] == spent["test"]["tone"]["prompt_tokens"]
+    endpoint.otherwise = lambda _: Reply(text="up", seconds=0.2)
+    texts = [Example(Text(("again",)), {}), *(Example(Text(("again", "and", "again")), {}) for _ in range(2))]
+    run.predictor.forget_usage()  # type: ignore[attr-defined]
+    run.predictor.answer(texts)
+    usage = run.predictor.usage["tone"]  # type: ignore[attr-defined]
+    assert (usage.examples, usage.timed) == (3, 2), "an equal text is asked once"
+    assert usage.seconds / usage.timed > 0.2
+
+
 # The cache
 
 

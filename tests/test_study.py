@@ -1083,3 +1083,33 @@ def test_all_runs_of_a_study_share_one_budget(tmp_path: Path, monkeypatch: pytes
             assert endpoint.given <= budget
     assert (tmp_path / "study" / "answers.sqlite").exists()
     assert not list(tmp_path.glob("study/runs/**/answers.sqlite"))
+
+
+def test_kept_answers_have_no_time_and_uncounted_tokens_are_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "secret")
+    shown = {}
+    with served() as endpoint:
+        endpoint.otherwise = lambda _: Reply(
+            text="up", seconds=0.01, change=lambda content: {"choices": content["choices"]}
+        )
+        config = with_remote(
+            tmp_path, endpoint.url, cache=str(tmp_path / "answers.sqlite"), concurrency=1, input_price=1, output_price=1
+        )
+        plan = Plan.make(config, regimes=["zero_shot"], seeds=2, trials=1)
+        for name in ("first", "second"):
+            compare(config, tmp_path / name, plan=plan, engine=InProcess(), threads=1)
+            found = json.loads((tmp_path / name / "ledger.json").read_text())["regimes"]["zero_shot"]
+            shown[name] = found["ms_per_text"], found["written_ms"]
+    ms, written = shown["first"]
+    assert min(written.values()) > 10
+    assert ms == pytest.approx(sum(written.values()), abs=0.01)
+    assert shown["second"] == (None, {"pos": None, "tone": None})
+    studies, pages = (
+        [(tmp_path / name / file).read_text() for name in ("first", "second")] for file in ("study.json", "report.html")
+    )
+    assert studies[0] == studies[1]
+    assert json.loads(studies[0])["regimes"]["zero_shot"]["usage"]["tone"]["estimated"] == 1
+    assert all("\N{LESS-THAN OR EQUAL TO}: the endpoint counts no tokens" in page for page in pages)
+    assert ["without ms: every answer was kept" in page for page in pages] == [False, True]

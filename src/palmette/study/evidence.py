@@ -251,8 +251,9 @@ def _usage(group: Group, done: Sequence[Mapping[str, Any]]) -> dict[str, dict[st
     for task in sorted(tasks):
         spent = [measured["usage"][task] for measured in done if task in measured.get("usage", {})]
         examples = sum(one["examples"] for one in spent)
-        shares = ("unparseable", "truncated", "prompt_tokens", "written_tokens")
-        found[task] = {name: sum(one[name] for one in spent) / examples for name in shares}
+        shares = ("unparseable", "truncated", "prompt_tokens", "written_tokens", "estimated")
+        # What an older Palmette wrote says nothing of estimates.
+        found[task] = {name: sum(one.get(name, 0) for one in spent) / examples for name in shares}
         money = remote.money(found[task]["prompt_tokens"], found[task]["written_tokens"]) if remote is not None else None
         if remote is not None and money is not None:
             found[task] |= {"money_per_thousand": 1000 * money, "currency": remote.currency}

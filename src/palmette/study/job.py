@@ -217,12 +217,17 @@ def _bytes(trained: Run) -> int:
 
 
 def _usage(trained: Run) -> dict[str, Any]:
-    """What answering test took a model that writes: milliseconds of all tasks together, and each task's tokens."""
+    """What answering test took a model that writes: milliseconds of all tasks together, and each task's tokens.
+
+    Answers that a remote model had given before say nothing of its time; where a task has no others, nobody knows it.
+    """
     predictor: Any = trained.predictor
     usage = {task: spent for task, spent in predictor.usage.items() if spent.examples}
+    texts = min((spent.timed for spent in usage.values()), default=0)
+    took = sum(1000 * spent.seconds / spent.timed for spent in usage.values()) if texts else None
     return {
-        "ms_per_text": round(sum(1000 * spent.seconds / spent.examples for spent in usage.values()), 3),
-        "texts": min((spent.examples for spent in usage.values()), default=0),
+        "ms_per_text": None if took is None else round(took, 3),
+        "texts": texts,
         "usage": {task: spent.as_json() for task, spent in usage.items()},
     }
 

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from palmette.errors import RunError
@@ -75,7 +75,7 @@ class Ledger:
             if row is None:
                 return None
             try:
-                return Written(**json.loads(row[0]))
+                return replace(Written(**json.loads(row[0])), kept=True)
             except (TypeError, ValueError) as error:
                 raise sqlite3.DatabaseError(f"an answer in it cannot be read: {error}") from error
 

@@ -32,16 +32,20 @@ class Usage:
         examples: answered.
         unparseable: of them, those whose text could not all be read.
         prompt_tokens, written_tokens: read and written (or scored, for likelihoods).
+        estimated: answers whose tokens nobody counted, so that what is counted is an upper bound.
         truncated: prompts that were cut, and answers that had no end.
-        seconds: spent on them.
+        seconds: spent on answers.
+        timed: answers that were given in them; the others had been given before, and kept.
     """
 
     examples: int = 0
     unparseable: int = 0
     prompt_tokens: int = 0
     written_tokens: int = 0
+    estimated: int = 0
     truncated: int = 0
     seconds: float = 0.0
+    timed: int = 0
 
     def as_json(self) -> dict[str, float]:
         """For reports."""
@@ -141,16 +145,16 @@ class WritingPredictor(Aloud):
             numbers = [number for number, tasks in enumerate(wanted) if task in tasks]
             if not numbers:
                 continue
-            started = time.perf_counter()
+            usage, timed, started = self.usage[task], self.usage[task].timed, time.perf_counter()
 
             def grown(place: int, text: str, task: str = task, numbers: list[int] = numbers) -> None:
                 if heard is not None:
                     heard(numbers[place], task, text)
 
             found = self._answer(task, [examples[number] for number in numbers], grown if heard is not None else None)
-            self.usage[task].seconds += time.perf_counter() - started
-            self.usage[task].examples += len(found)
-            self.usage[task].unparseable += sum(not prediction.readable for prediction in found)
+            usage.seconds += time.perf_counter() - started if usage.timed > timed else 0.0
+            usage.examples += len(found)
+            usage.unparseable += sum(not prediction.readable for prediction in found)
             for number, prediction in zip(numbers, found, strict=True):
                 answers[number][task] = prediction
         return [{task: found[task] for task in tasks} for found, tasks in zip(answers, wanted, strict=True)]
@@ -170,6 +174,8 @@ class WritingPredictor(Aloud):
         found = []
         for example, written in zip(examples, self.writer.write(requests, heard), strict=True):
             self._count(task, written.prompt_tokens, written.written_tokens, truncated=written.truncated)
+            self.usage[task].estimated += written.estimated
+            self.usage[task].timed += not written.kept
             label, readable = kind.read_text(written.text, example)
             found.append(Prediction(label, _no_confidence(kind, label), readable))
         return found
@@ -183,6 +189,7 @@ class WritingPredictor(Aloud):
         found = []
         for likelihoods in scorer.likelihoods(prompts, kind.labels):
             self._count(task, likelihoods.prompt_tokens, likelihoods.scored_tokens, truncated=likelihoods.truncated)
+            self.usage[task].timed += 1
             probabilities = softmax(likelihoods.values - self._biases.get(task, 0.0))
             best = int(np.argmax(probabilities))
             found.append(Prediction(kind.labels[best], float(probabilities[best]), readable=True))

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -213,17 +213,20 @@ class RemoteWriter:
                 answers[digest] = known
             elif digest not in answers:
                 asked[digest] = _Asked(digest, payload, request, prompt_bound(request.prompt))
-        paid: set[str] = set()
         failure: PalmetteError | None = None
         if asked:
             call = _Call(self, _key(self.config.key_variable))
             with start_blocking_portal() as portal:
                 portal.call(call.run, iter(asked.values()))
             answers |= call.answers
-            paid, failure = call.paid, call.failure
-        found = [answers[digest] for digest in digests if digest in answers]
+            failure = call.failure
+        found = []
+        for digest in digests:
+            if digest in answers:
+                found.append(answers[digest])
+                answers[digest] = replace(answers[digest], kept=True)  # an equal request takes nothing more
         self.counters.texts += len(found)
-        self.counters.cache_hits += len(found) - len(paid)
+        self.counters.cache_hits += sum(written.kept for written in found)
         self.counters.text_prompt_tokens += sum(written.prompt_tokens for written in found)
         self.counters.text_written_tokens += sum(written.written_tokens for written in found)
         if failure is not None:
@@ -261,7 +264,6 @@ class _Call:
         self.counters = writer.counters
         self.key = key
         self.answers: dict[str, Written] = {}
-        self.paid: set[str] = set()
         self.failure: PalmetteError | None = None
         self.open = 0  # reservations that are not settled
         self.settled = anyio.Event()
@@ -313,7 +315,6 @@ class _Call:
             reraise=True,
         )
         written: Written = await retrying(self._attempt, one)
-        self.paid.add(one.digest)
         return written
 
     def _backoff(self, state: tenacity.RetryCallState) -> float:
@@ -385,11 +386,12 @@ class _Call:
             found = f"not an answer: {one_line(str(error), secret=self.key)}; found {said!r}"
             tokens = sum(usage) if usage is not None else None
             raise _AttemptError(found, tokens=tokens, passing=not error.final) from None
+        estimated = usage is None
         if usage is None:
             self.counters.estimated += 1
             usage = one.prompt_bound, min(one.request.longest, text_bound(text))
         self._count(usage)
-        return Written(text, usage[0], usage[1], cut)
+        return Written(text, usage[0], usage[1], cut, estimated)
 
     def _count(self, usage: tuple[int, int]) -> None:
         self.counters.prompt_tokens += usage[0]
