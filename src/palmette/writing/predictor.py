@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from abc import abstractmethod
@@ -16,7 +17,7 @@ from palmette.kinds.base import softmax
 from palmette.kinds.sequence_labeling import SequenceLabeling
 from palmette.predictor import AnyPredictor
 from palmette.types import Example, Prediction, Text
-from palmette.writing.prompts import Prompt, content_free
+from palmette.writing.prompts import Prompt
 from palmette.writing.writer import Heard, NextPieces, Request, Scorer, Writer
 
 Told = Callable[[int, str, str], None]  # number of an example, task, all of its text so far
@@ -101,7 +102,8 @@ class WritingPredictor(Aloud):
         constrained: let only valid outputs be written, where the kind says which are.
         longest: most tokens written for an example; None: by the task and its input.
         scorer: gives likelihoods of closed label sets; None: labels are written as well.
-        calibrated: divide likelihoods by those for a content-free input (Zhao et al. 2021).
+        neutral: task and example -> the same prompt with a content-free input, by whose likelihoods the example's are
+            divided (Zhao et al. 2021); None: they are taken as they are.
 
     Attributes:
         usage: what each task has cost.
@@ -117,7 +119,7 @@ class WritingPredictor(Aloud):
         constrained: bool = True,
         longest: int | None = None,
         scorer: Scorer | None = None,
-        calibrated: bool = False,
+        neutral: Callable[[str, Example], Prompt] | None = None,
     ) -> None:
         super().__init__(kinds, find_words)
         self.writer = writer
@@ -125,9 +127,9 @@ class WritingPredictor(Aloud):
         self.constrained = constrained
         self.longest = longest
         self.scorer = scorer
-        self.calibrated = calibrated
+        self.neutral = neutral
         self.forget_usage()
-        self._biases: dict[str, Any] = {}
+        self._biases: dict[str, dict[str, Any]] = {}  # of each task, by prompt
 
     def forget_usage(self) -> None:
         """Count anew."""
@@ -182,18 +184,32 @@ class WritingPredictor(Aloud):
 
     def _by_likelihood(self, task: str, kind: AnyKind, examples: Sequence[Example], scorer: Scorer) -> list[Prediction]:
         """The label that is the most probable answer; always readable."""
-        if self.calibrated and task not in self._biases:
-            (neutral,) = scorer.likelihoods([self.prompt(task, content_free(kind))], kind.labels)
-            self._biases[task] = neutral.values
+        biases = self._find_biases(task, kind, examples, scorer)
         prompts = [self.prompt(task, example) for example in examples]
         found = []
-        for likelihoods in scorer.likelihoods(prompts, kind.labels):
+        for likelihoods, bias in zip(scorer.likelihoods(prompts, kind.labels), biases, strict=True):
             self._count(task, likelihoods.prompt_tokens, likelihoods.scored_tokens, truncated=likelihoods.truncated)
             self.usage[task].timed += 1
-            probabilities = softmax(likelihoods.values - self._biases.get(task, 0.0))
+            probabilities = softmax(likelihoods.values - bias)
             best = int(np.argmax(probabilities))
             found.append(Prediction(kind.labels[best], float(probabilities[best]), readable=True))
         return found
+
+    def _find_biases(self, task: str, kind: AnyKind, examples: Sequence[Example], scorer: Scorer) -> list[Any]:
+        """[examples] of [choices]: what each one's prompt makes of every label, whatever the input; 0 if not wanted."""
+        if self.neutral is None:
+            return [0.0] * len(examples)
+        prompts = [self.neutral(task, example) for example in examples]
+        names = [json.dumps(prompt) for prompt in prompts]
+        known = self._biases.get(task, {})
+        asked = {name: prompt for name, prompt in zip(names, prompts, strict=True) if name not in known}
+        if asked:
+            for name, found in zip(asked, scorer.likelihoods(list(asked.values()), kind.labels), strict=True):
+                known[name] = found.values
+                self._count(task, found.prompt_tokens, found.scored_tokens, truncated=False)
+        # Shots are the same for every text, and so is their bias, or each text's own: then the next call has others.
+        self._biases[task] = {name: known[name] for name in names}
+        return [known[name] for name in names]
 
     def _count(self, task: str, prompt_tokens: int, written_tokens: int, *, truncated: bool) -> None:
         usage = self.usage[task]

@@ -43,16 +43,17 @@ def open_predictor(
     asking = config.prompting
     nearest = asking.shots > 0 and asking.selection == "nearest"
     choose = choose_shots(config, kinds, train, _embedder() if nearest else None)
+    prompter = Prompter(kinds, asking.prompts, choose)
     writer, scorer = _writer(config, folder)
     return WritingPredictor(
         kinds,
         partial(find_words, language=config.language),
         writer,
-        Prompter(kinds, asking.prompts, choose).prompt,
+        prompter.prompt,
         constrained=config.writing.constrained,
         longest=config.writing.longest,
         scorer=scorer if asking.scoring == "likelihood" else None,
-        calibrated=asking.calibrated,
+        neutral=prompter.neutral if asking.calibrated else None,
     )
 
 
