@@ -1112,4 +1112,8 @@ def test_kept_answers_have_no_time_and_uncounted_tokens_are_bounds(
     assert studies[0] == studies[1]
     assert json.loads(studies[0])["regimes"]["zero_shot"]["usage"]["tone"]["estimated"] == 1
     assert all("\N{LESS-THAN OR EQUAL TO}: the endpoint counts no tokens" in page for page in pages)
+    rows = (tmp_path / "second" / "csv" / "usage.csv").read_text().splitlines()
+    assert rows[0].startswith("regime,task,unparseable,truncated,prompt_tokens,written_tokens,estimated,money_per_")
+    assert rows[2].startswith("zero_shot,tone,0.0,0.0,")
+    assert rows[2].endswith(",USD,"), "no time"
     assert ["without ms: every answer was kept" in page for page in pages] == [False, True]
