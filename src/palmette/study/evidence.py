@@ -254,8 +254,8 @@ def _usage(group: Group, done: Sequence[Mapping[str, Any]]) -> dict[str, dict[st
         shares = ("unparseable", "truncated", "prompt_tokens", "written_tokens", "estimated")
         # What an older Palmette wrote says nothing of estimates.
         found[task] = {name: sum(one.get(name, 0) for one in spent) / examples for name in shares}
-        money = remote.money(found[task]["prompt_tokens"], found[task]["written_tokens"]) if remote is not None else None
-        if remote is not None and money is not None:
+        tokens = found[task]["prompt_tokens"], found[task]["written_tokens"]
+        if remote is not None and (money := remote.money(*tokens)) is not None:
             found[task] |= {"money_per_thousand": 1000 * money, "currency": remote.currency}
     return found
 

@@ -57,7 +57,7 @@ class Job:
         """
         # What is at its default is left out, so that a setting which a later Palmette adds finds the runs as well.
         # So are settings of other runs, and what a remote model may cost: a budget that was too small can be raised.
-        others = {"sources": True, "families": True, "endpoint": ENDPOINT_MEANS}
+        others: dict[str, Any] = {"sources": True, "families": True, "endpoint": ENDPOINT_MEANS}
         config = self.config.model_dump(mode="json", exclude_defaults=True, exclude=others)
         if self.start is not None:
             config["start"] = self.start.key

@@ -44,7 +44,7 @@ def open_predictor(
     nearest = asking.shots > 0 and asking.selection == "nearest"
     choose = choose_shots(config, kinds, train, _embedder() if nearest else None)
     prompter = Prompter(kinds, asking.prompts, choose)
-    writer, scorer = _writer(config, folder)
+    writer, scorer = _writer(config, folder)  # last: a remote model's begins the file of its answers
     return WritingPredictor(
         kinds,
         partial(find_words, language=config.language),
