@@ -490,3 +490,23 @@ def test_the_schema_is_json_and_knows_every_format() -> None:
     schema = json.dumps(Config.json_schema())
     for form in FORMATS:
         assert f'"const": "{form["format"]}"' in schema
+
+
+def test_paths_of_an_endpoint_and_of_families_start_at_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = "endpoint: {base_url: 'http://127.0.0.1:1/v1', model: m, token_budget: 9, cache: kept/answers.sqlite}"
+    (tmp_path / "t5").mkdir()
+    (tmp_path / "t5" / "config.json").touch()
+    families = f"families:\n  causal_lm:\n    {endpoint}\n  text2text: {{trunk: t5}}\n"
+    asked = Config.load(
+        write(tmp_path, changed("trunk: {name: some/encoder, layers: 3}", f"family: causal_lm\n{endpoint}"))
+    )
+    study = Config.load(write(tmp_path, GOOD + families))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = Config.parse(yaml.safe_load(study.dump()))
+    for config in (asked, study.in_family("causal_lm"), again.in_family("causal_lm")):
+        assert config.endpoint is not None
+        assert config.endpoint.cache == str(tmp_path / "kept" / "answers.sqlite")
+    assert study.in_family("text2text").trunk.name == again.in_family("text2text").trunk.name == str(tmp_path / "t5")

@@ -24,7 +24,7 @@ from palmette.types import Example, Text
 from palmette.writing.constraints import Constraint
 from palmette.writing.language_model import LanguageModel
 from palmette.writing.predictor import WritingPredictor
-from palmette.writing.prompts import Prompt, Prompter, check_prompts, choose_shots
+from palmette.writing.prompts import Choose, Prompt, Prompter, check_prompts, choose_shots
 from palmette.writing.writer import Likelihoods, Message, Request, Written
 
 
@@ -200,9 +200,19 @@ class Parrot:
         return found
 
 
-def asking(kinds: Any, parrot: Parrot, **options: Any) -> WritingPredictor:
-    prompter = Prompter(kinds, {}, no_shots)
-    return WritingPredictor(kinds, lambda raw: Text(tuple(raw.split()), raw=raw), parrot, prompter.prompt, **options)
+def asking(
+    kinds: Any, parrot: Parrot, choose: Choose = no_shots, *, calibrated: bool = False, **options: Any
+) -> WritingPredictor:
+    prompter = Prompter(kinds, {}, choose)
+    neutral = prompter.neutral if calibrated else None
+    return WritingPredictor(
+        kinds,
+        lambda raw: Text(tuple(raw.split()), raw=raw),
+        parrot,
+        prompter.prompt,
+        neutral=neutral,
+        **options,
+    )
 
 
 def kinds_of(**labels: list[str]) -> Any:
@@ -278,6 +288,46 @@ def test_calibration_asks_of_nothing_in_the_form_of_the_task(paired: bool, asked
     text = Text(("so", "bad"))
     asking(kinds, parrot, scorer=parrot, calibrated=True).answer([Example(text, {}, pair=text if paired else None)])
     assert parrot.asked[0][-1]["content"].partition("\n\n")[2] == asked
+
+
+class Swayed(Parrot):
+    """Likes the label of the last shot, whatever the input."""
+
+    def likelihoods(self, prompts: Any, choices: Any) -> list[Likelihoods]:
+        found = super().likelihoods(prompts, choices)
+        for asked, one in zip(prompts, found, strict=True):
+            one.values[choices.index(asked[-2]["content"])] += 3
+        return found
+
+
+def test_an_answer_is_freed_from_the_bias_of_its_own_shots() -> None:
+    shots = [Example(Text(("shot", name)), {"tone": name}) for name in ("good", "bad")]
+    texts = [Example(Text(("so", name, shown)), {}) for name in ("good", "bad") for shown in ("one", "other", "one")]
+
+    def nearest(_: str, example: Example) -> list[Example]:
+        first, second = shots if "one" in example.text.words else shots[::-1]
+        return [first, second]
+
+    kinds = kinds_of(tone=["good", "bad"])
+    liking = {"good": 1.0, "bad": 0.0}
+    parrot = Swayed({}, liking)
+    swayed = [found["tone"].label for found in asking(kinds, parrot, nearest, scorer=parrot).answer(texts)]
+    assert swayed == ["bad", "good", "bad"] * 2, "by the shot that is shown last"
+    parrot = Swayed({}, liking)
+    predictor = asking(kinds, parrot, nearest, scorer=parrot, calibrated=True)
+    assert [found["tone"].label for found in predictor.answer(texts)] == ["good"] * 3 + ["bad"] * 3
+    neutral = [asked for asked in parrot.asked if "N/A" in asked[-1]["content"]]
+    assert sorted(asked[-2]["content"] for asked in neutral) == ["bad", "good"], "each set of shots once"
+    usage = predictor.usage["tone"]
+    assert (usage.examples, usage.timed, usage.prompt_tokens) == (6, 6, 80), "their tokens count, too"
+
+
+def test_a_bias_that_is_the_same_for_all_texts_is_asked_for_once() -> None:
+    parrot = Parrot({}, {"good": 5.0, "bad": 0.0})
+    predictor = asking(kinds_of(tone=["good", "bad"]), parrot, scorer=parrot, calibrated=True)
+    for word in ("good", "bad", "bad"):
+        predictor.answer([Example(Text(("so", word)), {}), Example(Text(("not", word)), {})])
+    assert sum("N/A" in asked[-1]["content"] for asked in parrot.asked) == 1
 
 
 def declared(folder: Path, **changes: Any) -> dict[str, Any]:

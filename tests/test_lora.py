@@ -138,7 +138,7 @@ def test_new_adapters_change_no_answer(tmp_path: Path) -> None:
     data = causal(tmp_path, examples=4)
     loop = make_loop(Config.parse(data), tmp_path / "run")
     loop.bare.eval()
-    asked = prompted.open_predictor(Config.parse(data | {"lora": None}), loop.kinds, ())
+    asked = prompted.open_predictor(Config.parse(data | {"lora": None}), loop.kinds, (), loop.folder)
     examples = loop.corpus.splits["test"]
     assert repr(loop.learner.predictor.answer(examples)) == repr(asked.answer(examples))
 

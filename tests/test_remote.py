@@ -22,8 +22,10 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+import palmette
 from endpoint import Endpoint, Reply, served
-from palmette.config import EndpointConfig, TaskConfig
+from fakes import tiny_corpora
+from palmette.config import Config, EndpointConfig, TaskConfig
 from palmette.errors import BudgetError, ConfigError, PalmetteError, RunError
 from palmette.kinds import find_kind
 from palmette.types import Example, Text
@@ -64,12 +66,13 @@ def sleeps() -> Sleeps:
 
 
 @pytest.fixture
-def make(endpoint: Endpoint, sleeps: Sleeps) -> Iterator[Make]:
+def make(endpoint: Endpoint, sleeps: Sleeps, tmp_path: Path) -> Iterator[Make]:
     made: list[RemoteWriter] = []
 
     def build(**settings: Any) -> RemoteWriter:
         config = EndpointConfig(**{"base_url": endpoint.url, "model": "m", "token_budget": 10**6, **settings})
-        made.append(RemoteWriter(config, clock=lambda: 100.0, sleep=sleeps, jitter=lambda low, _: low))
+        answers = tmp_path / f"run-{len(made)}" / "answers.sqlite"
+        made.append(RemoteWriter(config, answers, clock=lambda: 100.0, sleep=sleeps, jitter=lambda low, _: low))
         return made[-1]
 
     yield build
@@ -406,6 +409,88 @@ def test_a_server_that_counts_more_than_can_be_is_believed(endpoint: Endpoint, m
     assert writer.spent() <= 3000
 
 
+# Runs
+
+
+def remote_run(folder: Path, endpoint: Endpoint, prompting: dict[str, Any] | None = None, **settings: Any) -> Config:
+    """A model behind the endpoint is asked for the tone of a few sentences."""
+    source = tiny_corpora(folder / "data", examples=8)[0]
+    source["labels"] = {"tone": "tone"}
+    asked = {"base_url": endpoint.url, "model": "m", "token_budget": 10**6, "concurrency": 1, **settings}
+    data = {"family": "causal_lm", "tasks": {"tone": {"kind": "text_classification"}}, "sources": [source]}
+    return Config.parse(data | {"endpoint": asked, "prompting": prompting or {}})
+
+
+def test_a_run_goes_on_with_a_raised_budget_and_takes_a_corrected_price(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.otherwise = lambda _: Reply(text="up")
+    with pytest.raises(BudgetError, match=r"are kept in .*run/answers\.sqlite"):
+        palmette.train(remote_run(tmp_path, endpoint, token_budget=900), tmp_path / "run")
+    sent = len(endpoint.seen)
+    assert 0 < sent < 16
+    raised = remote_run(tmp_path, endpoint, retries=1)
+    palmette.train(raised, tmp_path / "run", resume=True)
+    assert len(endpoint.seen) == 16, "dev and test, each text once"
+    priced = remote_run(tmp_path, endpoint, input_price=1.0, output_price=2.0)
+    run = palmette.train(priced, tmp_path / "run", resume=True)
+    assert len(endpoint.seen) == 16
+    assert run.config.endpoint is not None
+    assert (run.config.endpoint.input_price, run.config.endpoint.token_budget) == (1.0, 10**6)
+    with pytest.raises(RunError, match="another configuration"):
+        palmette.train(remote_run(tmp_path, endpoint, model="other"), tmp_path / "run", resume=True)
+
+
+def test_a_run_has_one_budget_however_often_it_is_started_and_whatever_for(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.otherwise = lambda _: Reply(text="up")
+    palmette.train(remote_run(tmp_path, endpoint), tmp_path / "run")
+    used = endpoint.given
+    assert used > 500
+    left = 500  # enough for some texts, not for ten
+    limited = remote_run(tmp_path, endpoint, token_budget=used + left)
+    palmette.train(limited, tmp_path / "run", resume=True)
+    for number in range(2):
+        for text in range(10):
+            try:
+                palmette.load(tmp_path / "run").predict(f"a text {number} {text}")
+            except BudgetError:
+                break
+        else:
+            raise AssertionError("the budget was passed")
+    assert used < endpoint.given <= used + left
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder_behind(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.otherwise = lambda _: Reply(text="up")
+    with pytest.raises(ConfigError, match=r"prompting\.shots: 99 shots"):
+        palmette.train(remote_run(tmp_path, endpoint, {"shots": 99}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    palmette.train(remote_run(tmp_path, endpoint, {"shots": 2}), tmp_path / "run")
+
+
+def test_answers_that_were_kept_take_no_time_and_estimates_say_so(endpoint: Endpoint, tmp_path: Path) -> None:
+    def silent(content: dict[str, Any]) -> dict[str, Any]:
+        return {"choices": content["choices"]}
+
+    # All of dev is counted; of test half is not.
+    endpoint.replies = [Reply(text="up", seconds=0.01) for _ in range(8)]
+    endpoint.replies += [Reply(text="up", seconds=0.01, change=silent) for _ in range(4)]
+    endpoint.otherwise = lambda _: Reply(text="up", seconds=0.01)
+    run = palmette.train(remote_run(tmp_path, endpoint), tmp_path / "run")
+    spent = json.loads((tmp_path / "run" / "prompted.json").read_text())["usage"]
+    assert (spent["dev"]["tone"]["timed"], spent["dev"]["tone"]["estimated"]) == (8, 0)
+    assert (spent["test"]["tone"]["timed"], spent["test"]["tone"]["estimated"]) == (8, 4)
+    assert spent["test"]["tone"]["seconds"] > 8 * 0.01
+    again = run.evaluate("test")["usage"]["tone"]
+    assert (again["examples"], again["timed"], again["seconds"], again["estimated"]) == (8, 0, 0, 4)
+    assert again["prompt_tokens"] == spent["test"]["tone"]["prompt_tokens"]
+    endpoint.otherwise = lambda _: Reply(text="up", seconds=0.2)
+    texts = [Example(Text(("again",)), {}), *(Example(Text(("again", "and", "again")), {}) for _ in range(2))]
+    run.predictor.forget_usage()  # type: ignore[attr-defined]
+    run.predictor.answer(texts)
+    usage = run.predictor.usage["tone"]  # type: ignore[attr-defined]
+    assert (usage.examples, usage.timed) == (3, 2), "an equal text is asked once"
+    assert usage.seconds / usage.timed > 0.2
+
+
 # The cache
 
 
@@ -449,12 +534,13 @@ def test_what_is_answered_needs_no_key(
 
 PROCESS = """
 import sys
+from pathlib import Path
 from palmette.config import EndpointConfig
 from palmette.writing.remote import RemoteWriter
 from palmette.writing.writer import Request
 url, cache, first, last = sys.argv[1:]
-config = EndpointConfig(base_url=url, model="m", token_budget=10**6, cache=cache, concurrency=2)
-writer = RemoteWriter(config)
+config = EndpointConfig(base_url=url, model="m", token_budget=10**6, concurrency=2)
+writer = RemoteWriter(config, Path(cache))
 for number in range(int(first), int(last)):
     found = writer.write([Request(({"role": "user", "content": f"{number} {part}"},), 20) for part in "ab"])
     print(found[0].text, flush=True)

@@ -23,7 +23,7 @@ import palmette
 from endpoint import Reply, served
 from fakes import WORDS, tiny_config, tiny_language_model, tiny_t5, tiny_trunk, write_jsonl
 from palmette.config import Config
-from palmette.errors import ConfigError, RunError
+from palmette.errors import BudgetError, ConfigError, RunError
 from palmette.kinds import KINDS, find_kind
 from palmette.kinds.base import Kind
 from palmette.kinds.text_classification import TextClassification
@@ -53,7 +53,10 @@ class InProcess:
             if self.fails is not None and self.fails(json.loads((folder / worker.JOB).read_text())):
                 (folder / worker.ERROR).write_text("exit code 1: out of memory\n")
             else:
-                worker.run(folder)
+                try:
+                    worker.run(folder)
+                except BudgetError as error:  # as the process that runs a job does with every error of ours
+                    (folder / worker.ERROR).write_text(f"{error}\n")
             done(folder)
 
 
@@ -758,11 +761,19 @@ def test_a_run_that_ray_loses_has_failed_and_the_others_go_on(tmp_path: Path, mo
     folders = [tmp_path / name for name in ("lost", "kept")]
     for folder in folders:
         folder.mkdir()
+        (folder / worker.JOB).write_text(json.dumps({"threads": 1, "remote": False}))
     ended: list[Path] = []
     Ray().run(folders, ended.append)
     assert ended == folders
     assert (folders[0] / worker.ERROR).read_text() == "lost by Ray: the node with IP 10.0.0.7 was lost\n"
     assert not (folders[1] / worker.ERROR).exists()
+    # What asks a remote model stays here. No machine of the cluster would have come to this error.
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / worker.JOB).write_text(json.dumps({"threads": 1, "remote": True}))
+    Ray().run([here], ended.append)
+    assert ended == [*folders, here]
+    assert (here / worker.ERROR).read_text() == "exit code 1: KeyError: 'config'\n"
 
 
 @pytest.mark.slow
@@ -1028,23 +1039,19 @@ def test_a_task_that_cannot_be_put_as_text_is_left_out_where_models_write(tmp_pa
         Plan.make(Config.parse(data), regimes=["zero_shot"])
 
 
+def with_remote(folder: Path, url: str, **settings: Any) -> Config:
+    """Tags and tones, and a model behind an endpoint that is asked for them."""
+    asked = {"base_url": url, "model": "parrot", "key_variable": "SOME_KEY", "token_budget": 1_000_000, **settings}
+    data = small(folder, ("pos", "tone"), epochs=1, examples=10).model_dump(mode="json", exclude_none=True)
+    return Config.parse(data | {"families": {"causal_lm": {"endpoint": asked}}})
+
+
 def test_a_remote_model_stands_in_the_study_with_its_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", "secret")
     with served() as endpoint:
         endpoint.otherwise = lambda _: Reply(text="up")
-        asked = {
-            "endpoint": {
-                "base_url": endpoint.url,
-                "model": "parrot",
-                "key_variable": "SOME_KEY",
-                "token_budget": 1_000_000,
-                "cache": str(tmp_path / "answers.sqlite"),
-                "input_price": 1.0,
-                "output_price": 2.0,
-            }
-        }
-        config = small(tmp_path, ("pos", "tone"), epochs=1, examples=10)
-        config = Config.parse(config.model_dump(mode="json", exclude_none=True) | {"families": {"causal_lm": asked}})
+        prices = {"input_price": 1.0, "output_price": 2.0, "currency": "EUR"}
+        config = with_remote(tmp_path, endpoint.url, **prices)
         plan = Plan.make(config, regimes=["zero_shot"], seeds=2, trials=1)
         study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
     usage = study["regimes"]["zero_shot"]["usage"]
@@ -1052,6 +1059,86 @@ def test_a_remote_model_stands_in_the_study_with_its_price(tmp_path: Path, monke
     assert usage["tone"]["unparseable"] == 0
     tokens = 1.0 * usage["tone"]["prompt_tokens"] + 2.0 * usage["tone"]["written_tokens"]
     assert usage["tone"]["money_per_thousand"] == pytest.approx(1000 * tokens / 1e6)
+    assert f"{1000 * tokens / 1e6:,.4f}\N{NO-BREAK SPACE}EUR" in (tmp_path / "study" / "report.html").read_text()
     assert study["scores"]["pos"]["zero_shot"]["mean"] == 0
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(b"secret" in content for content in written)
+
+
+def test_a_study_goes_on_with_a_raised_budget_and_a_corrected_price_costs_no_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "secret")
+    with served() as endpoint:
+        endpoint.otherwise = lambda _: Reply(text="up")
+        engine = InProcess()
+
+        def study(**settings: Any) -> dict[str, Any]:
+            config = with_remote(tmp_path, endpoint.url, **settings)
+            plan = Plan.make(config, regimes=["zero_shot"], seeds=2, trials=1)
+            engine.ran.clear()
+            return compare(config, tmp_path / "study", plan=plan, engine=engine, threads=1)
+
+        hit = study(token_budget=1500)
+        asked = len(endpoint.seen)
+        assert 0 < asked < 2 * 10
+        assert all("token_budget" in run["error"] for run in hit["regimes"]["zero_shot"]["runs"])
+        assert study()["scores"]["tone"]["zero_shot"]["mean"] is not None
+        assert len(engine.ran) == 1, "only what had failed"
+        assert len(endpoint.seen) == 2 * 10, "each text of test once for each task"
+        found = [study(input_price=price, output_price=0)["regimes"]["zero_shot"]["usage"]["tone"] for price in (1, 2)]
+        assert engine.ran == []
+        assert len(endpoint.seen) == 2 * 10
+        assert found[1]["money_per_thousand"] == 2 * found[0]["money_per_thousand"] > 0
+
+
+def test_all_runs_of_a_study_share_one_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "secret")
+    budget = 16_000  # a run takes about 7,000
+    with served() as endpoint:
+        endpoint.otherwise = lambda _: Reply(text="up")
+        config = with_remote(tmp_path, endpoint.url, token_budget=budget)
+        # Other shots with each seed, so that no run can take its answers from another.
+        plan = Plan.make(config, regimes=["few_shot"], seeds=4, trials=1)
+        for _ in range(2):
+            study = compare(config, tmp_path / "study", plan=plan, engine=InProcess(), threads=1)
+            errors = [run["error"] for run in study["regimes"]["few_shot"]["runs"]]
+            assert None in errors, "it is enough for some"
+            assert f"of {budget:,} tokens are spent" in str(errors[-1])
+            assert endpoint.given <= budget
+    assert (tmp_path / "study" / "answers.sqlite").exists()
+    assert not list(tmp_path.glob("study/runs/**/answers.sqlite"))
+
+
+def test_kept_answers_have_no_time_and_uncounted_tokens_are_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "secret")
+    shown = {}
+    with served() as endpoint:
+        endpoint.otherwise = lambda _: Reply(
+            text="up", seconds=0.01, change=lambda content: {"choices": content["choices"]}
+        )
+        config = with_remote(
+            tmp_path, endpoint.url, cache=str(tmp_path / "answers.sqlite"), concurrency=1, input_price=1, output_price=1
+        )
+        plan = Plan.make(config, regimes=["zero_shot"], seeds=2, trials=1)
+        for name in ("first", "second"):
+            compare(config, tmp_path / name, plan=plan, engine=InProcess(), threads=1)
+            found = json.loads((tmp_path / name / "ledger.json").read_text())["regimes"]["zero_shot"]
+            shown[name] = found["ms_per_text"], found["written_ms"]
+    ms, written = shown["first"]
+    assert min(written.values()) > 10
+    assert ms == pytest.approx(sum(written.values()), abs=0.01)
+    assert shown["second"] == (None, {"pos": None, "tone": None})
+    studies, pages = (
+        [(tmp_path / name / file).read_text() for name in ("first", "second")] for file in ("study.json", "report.html")
+    )
+    assert studies[0] == studies[1]
+    assert json.loads(studies[0])["regimes"]["zero_shot"]["usage"]["tone"]["estimated"] == 1
+    assert all("\N{LESS-THAN OR EQUAL TO}: the endpoint counts no tokens" in page for page in pages)
+    rows = (tmp_path / "second" / "csv" / "usage.csv").read_text().splitlines()
+    assert rows[0].startswith("regime,task,unparseable,truncated,prompt_tokens,written_tokens,estimated,money_per_")
+    assert rows[2].startswith("zero_shot,tone,0.0,0.0,")
+    assert rows[2].endswith(",USD,"), "no time"
+    assert ["without ms: every answer was kept" in page for page in pages] == [False, True]

@@ -13,6 +13,7 @@ from palmette.config import Config, TaskConfig
 from palmette.errors import ConfigError
 from palmette.kinds import AnyKind, check_family, find_kind
 from palmette.types import Answer, Example, Prediction, Text
+from palmette.writing.predictor import longest_output
 
 WORDS = ("Peter", "Black", "moved", "to", "New", "York", ".")
 TEXT = Example(Text(WORDS), {})
@@ -189,6 +190,21 @@ def test_missing_words_and_repeated_numbers_are_counted() -> None:
 def test_texts_of_which_nothing_is_left_are_compared_as_they_are(text: str, score: float) -> None:
     found = TEXTS.score([("A",)], [(text,)])
     assert found["exact_match"] == found["f1"] == score
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("a summary of some words, well-known.", 6),
+        ("\u732b\u5750\u5728\u57ab\u5b50\u4e0a" * 5, 30),  # Chinese
+        ("\u30b9\u30ad\u30fc\u306b 2010 \u5e74", 6),  # Japanese
+        ("\u0e41\u0e21\u0e27" * 10, 30),  # Thai
+        ("\uace0\uc591\uc774\uac00 \uc549\uc558\ub2e4", 2),  # Korean has spaces
+    ],
+)
+def test_there_is_room_for_the_longest_reference_in_any_script(reference: str, words: int) -> None:
+    asked = kind("generation", [("short",), ("one", reference)])
+    assert longest_output(asked, TEXT) == 16 + 2 * words
 
 
 def test_generation_takes_the_best_reference() -> None:

@@ -65,6 +65,11 @@ class RunFolder:
         return self.path / "prompted.json"
 
     @property
+    def answers(self) -> Path:
+        """What a remote model answered and the tokens spent on it, unless `endpoint.cache` names another file."""
+        return self.path / "answers.sqlite"
+
+    @property
     def checkpoints(self) -> Path:
         """What --resume starts from, and the evaluated candidates."""
         return self.path / "checkpoints"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -401,15 +401,33 @@ class EndpointConfig(Settings):
     base_url: str = Field(min_length=1, description="E.g. http://127.0.0.1:8080/v1")
     model: str = Field(min_length=1, description="The model's name there.")
     key_variable: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key.")
-    token_budget: int = Field(ge=1, description="Most tokens, of prompts and answers, that may be paid for in all.")
+    token_budget: int = Field(
+        ge=1,
+        description="Most tokens, of prompts and answers, that may be paid for by all that keep their answers in one "
+        "file (cache): all runs of a study, all uses of a run.",
+    )
     requests_per_minute: float | None = Field(None, gt=0, description="Default: as fast as answers come.")
     concurrency: int = Field(4, ge=1, description="Requests at once.")
     timeout: float = Field(60, gt=0, description="Seconds for one answer.")
     retries: int = Field(5, ge=0, description="Further attempts after a failure that may pass.")
-    cache: str | None = Field(None, description="File that keeps answers, so that none is paid for twice.")
+    cache: str | None = Field(
+        None,
+        description="File that keeps answers, so that none is paid for twice, and counts what is spent. Default: "
+        "answers.sqlite in the folder of the study, or of the run.",
+    )
     input_price: float | None = Field(None, ge=0, description="Money for a million prompt tokens.")
     output_price: float | None = Field(None, ge=0, description="Money for a million written tokens.")
     currency: str = Field("USD", description="Of the prices.")
+
+    def money(self, prompt_tokens: float, written_tokens: float) -> float | None:
+        """What tokens cost; None unless both prices are configured."""
+        if self.input_price is None or self.output_price is None:
+            return None
+        return (prompt_tokens * self.input_price + written_tokens * self.output_price) / 1e6
+
+
+# How a remote model is reached and paid, and where its answers are kept: nothing of this changes what it answers.
+ENDPOINT_MEANS = EndpointConfig.model_fields.keys() - {"base_url", "model"}
 
 
 class _Places:
@@ -635,8 +653,15 @@ class Config(Settings):
 
     def dump(self) -> str:
         """The resolved configuration as YAML, paths absolute: `Config.load` of it, from anywhere, means the same."""
-        foreign = {setting for setting, families in _FAMILIES.items() if self.family not in families}
-        data = self.model_dump(mode="json", exclude_none=True, exclude=foreign)
+        return self._dump({})
+
+    def identity(self) -> str:
+        """What of `dump` a run's results depend on: without settings of other runs, and of a remote model's budget."""
+        return self._dump({"families": True, "endpoint": ENDPOINT_MEANS})
+
+    def _dump(self, without: Mapping[str, Any]) -> str:
+        foreign = {setting: True for setting, families in _FAMILIES.items() if self.family not in families}
+        data = self.model_dump(mode="json", exclude_none=True, exclude={**without, **foreign})
         _resolve_paths(data, Path.cwd())
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
@@ -747,7 +772,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
-    """Make data paths of every source absolute or relative to the working directory."""
+    """Make paths (of sources, a trunk, an endpoint's cache) absolute or relative to the working directory."""
     sources = data.get("sources")
     for number, source in enumerate(sources if isinstance(sources, list) else []):
         if not isinstance(source, dict):
@@ -770,6 +795,13 @@ def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
     # config.json: a folder of transformers; config.yaml: a run.
     if isinstance(name, str) and any((folder / name / file).exists() for file in ("config.json", "config.yaml")):
         data["trunk"] = (trunk if isinstance(trunk, dict) else {}) | {"name": str(folder / name)}
+    endpoint = data.get("endpoint")
+    if isinstance(endpoint, dict) and isinstance(endpoint.get("cache"), str):
+        data["endpoint"] = endpoint | {"cache": _resolve(endpoint["cache"], folder, ("endpoint", "cache"))}
+    families = data.get("families")
+    for settings in families.values() if isinstance(families, dict) else ():
+        if isinstance(settings, dict):
+            _resolve_paths(settings, folder)
 
 
 def _resolve(value: str, folder: Path, location: tuple[str | int, ...]) -> str:

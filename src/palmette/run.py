@@ -85,7 +85,7 @@ class Run(Answerer):
         except (OSError, KeyError, ValueError) as error:
             raise RunError(f"{path}: the run folder is damaged: {error}") from error
         if not config.is_trained:
-            asking = prompted.reopen(config, kinds)
+            asking = prompted.reopen(config, kinds, folder)
             return cls(kinds, asking, folder, config, asking.writer)
         try:
             model, predictor = _LOADERS[config.family](config, kinds, folder, device)

@@ -107,6 +107,7 @@ def train(
     accelerator = Accelerator(cpu=several and not torch.cuda.is_available(), kwargs_handlers=handlers)
     folder, config = _resolve(config, Path(out), accelerator, resume=resume)
     if folder.complete and not config.is_trained:
+        checkpoint.write_atomically(folder.config, config.dump())  # what its endpoint may cost is perhaps new
         return Outcome(folder, 0, 0.0, 0.0)
     if folder.complete:
         if accelerator.is_main_process:  # the earlier process may have died between the run's last two steps
@@ -136,6 +137,8 @@ def _ask(
     config: Config, folder: RunFolder, corpus: Corpus, listeners: Sequence[Listener], splits: Sequence[Split]
 ) -> Outcome:
     """Ask a language model instead of training one; an interrupted run begins anew."""
+    # Nothing is written before all is checked: a folder with a wrong configuration could not be resumed with another.
+    predictor = prompted.open_predictor(config, corpus.kinds, corpus.splits["train"], folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     checkpoint.write_atomically(folder.config, config.dump())
     checkpoint.write_labels(corpus.kinds, folder)
@@ -149,7 +152,7 @@ def _ask(
             listener.on_event(event)
 
     started = time.perf_counter()
-    prompted.ask(config, folder, corpus, splits=splits, write=write)
+    prompted.ask(predictor, config, folder, corpus, splits=splits, write=write)
     return Outcome(folder, 0, time.perf_counter() - started, 0.0)
 
 
@@ -171,7 +174,7 @@ def _resolve(config: Config, out: Path, accelerator: Accelerator, *, resume: boo
         if config.training.precision == "auto":  # what was measured then holds, or the numbers would change
             same = config.training.model_copy(update={"precision": earlier.training.precision})
             config = config.model_copy(update={"training": same})
-        if earlier.dump() != config.dump():
+        if earlier.identity() != config.identity():
             raise RunError(f"{folder.config}: the run was started with another configuration; resume it with that one")
     elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise RunError(f"{out}: is not empty and holds no run: choose another folder")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import zip_longest
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 References = tuple[str, ...]
+
+# Thai, Lao, Burmese, Khmer, kana and Han put no spaces between words: there each letter counts as one.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORDS = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 
 _CORPUS_METRICS = ("bleu", "chrf")  # of all examples together
 
@@ -63,7 +67,7 @@ class Generation(Kind[References]):
     @classmethod
     def fit(cls, labels: Sequence[References]) -> dict[str, Any]:
         # In words; the longest of them bounds what is written.
-        return {"longest": max(len(text.split()) for references in labels for text in references)}
+        return {"longest": max(len(_WORDS.findall(text)) for references in labels for text in references)}
 
     def targets(self, label: References, row: Row, spans: Array | None) -> dict[str, Array]:
         self._no_head()
@@ -130,11 +134,6 @@ class Generation(Kind[References]):
     def read_text(self, output: str, example: Example) -> tuple[References, bool]:
         text = " ".join(output.split())
         return ((text,), True) if text else ((UNREADABLE,), False)
-
-    @property
-    def longest(self) -> int:
-        """Words of the longest reference in training."""
-        return int(self.state.get("longest", math.inf))
 
 
 def _first(texts: References) -> str:

@@ -240,24 +240,28 @@ def _describe(group: Group) -> dict[str, Any]:
         },
         "drawn": drawn,
         "wordpieces": group.wordpieces(),
-        "usage": _usage(done),
+        "usage": _usage(group, done),
     }
 
 
-def _usage(done: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def _usage(group: Group, done: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """What models that write spent on an example of each task's test, and what of it was in vain: means over runs.
 
-    But for the time, which no two runs agree on: that is in the ledger.
+    Money is by the prices that the configuration has now. But for the time, which no two runs agree on: that is in the
+    ledger.
     """
+    remote = group.models[0].config.endpoint if group.models else None
     tasks = {task for measured in done for task in measured.get("usage", {})}
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for task in sorted(tasks):
         spent = [measured["usage"][task] for measured in done if task in measured.get("usage", {})]
         examples = sum(one["examples"] for one in spent)
-        shares = ("unparseable", "truncated", "prompt_tokens", "written_tokens")
-        found[task] = {name: sum(one[name] for one in spent) / examples for name in shares}
-        if all("money" in one for one in spent):
-            found[task]["money_per_thousand"] = 1000 * sum(one["money"] for one in spent) / examples
+        shares = ("unparseable", "truncated", "prompt_tokens", "written_tokens", "estimated")
+        # What an older Palmette wrote says nothing of estimates.
+        found[task] = {name: sum(one.get(name, 0) for one in spent) / examples for name in shares}
+        tokens = found[task]["prompt_tokens"], found[task]["written_tokens"]
+        if remote is not None and (money := remote.money(*tokens)) is not None:
+            found[task] |= {"money_per_thousand": 1000 * money, "currency": remote.currency}
     return found
 
 

@@ -63,6 +63,7 @@ class Store:
 
     def __init__(self, folder: Path, engine: Engine, *, threads: int) -> None:
         self.folder = folder / "runs"
+        self.answers = folder / "answers.sqlite"
         self.engine = engine
         self.threads = threads
 
@@ -111,7 +112,7 @@ class Store:
         (place / ERROR).unlink(missing_ok=True)
         (place / RESULT).unlink(missing_ok=True)
         starts = {} if job.start is None else {job.start.key: self.place(job.start) / RUN}
-        write_atomically(place / JOB, json.dumps(job.described(starts, self.threads)) + "\n")
+        write_atomically(place / JOB, json.dumps(job.described(starts, self.threads, self.answers)) + "\n")
         return place
 
     def _read(self, job: Job, results: Mapping[str, Result]) -> Result:
@@ -156,8 +157,8 @@ class Children:
 def run_in_child(place: Path, children: Children | None = None) -> None:
     """Run the job of a folder in a process and wait for it; what goes wrong is written beside the job."""
     children = children or Children()
-    threads = json.loads((place / JOB).read_text(encoding="utf-8"))["threads"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    threads = str(_described(place)["threads"])
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
     with (place / "log.txt").open("ab") as log:
         process = children.start(
             lambda: subprocess.Popen(  # noqa: S603 - this interpreter and a folder of the study
@@ -174,6 +175,12 @@ def run_in_child(place: Path, children: Children | None = None) -> None:
         process.stdin.close()
     if code and not (place / ERROR).exists():
         (place / ERROR).write_text(_last_words(place, code) + "\n", encoding="utf-8")
+
+
+def _described(place: Path) -> dict[str, Any]:
+    """What the job of a folder is told."""
+    found: dict[str, Any] = json.loads((place / JOB).read_text(encoding="utf-8"))
+    return found
 
 
 def _last_words(place: Path, code: int) -> str:
@@ -211,6 +218,8 @@ class Processes:
 class Ray:
     """Jobs on a Ray cluster (see `connected`) whose machines see the study's folder and the data at the same paths.
 
+    Those that ask a remote model stay here: their answers and budget are in a file that one machine alone may write.
+
     Attributes:
         threads: CPUs that each job asks for.
         gpus: that each job asks for (a fraction shares one).
@@ -224,7 +233,9 @@ class Ray:
         ray = import_ray()
         with connected(cpus=self.threads, what="the study's jobs"):
             remote = ray.remote(num_cpus=self.threads, num_gpus=self.gpus)(run_in_child)
-            waiting = {remote.remote(place.resolve()): place for place in folders}
+            here = [place for place in folders if _described(place)["remote"]]
+            waiting = {remote.remote(place.resolve()): place for place in folders if place not in here}
+            Processes().run(here, done)
             while waiting:
                 ready, _ = ray.wait(list(waiting), num_returns=1)
                 for reference in ready:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from palmette.corpus import Corpus
     from palmette.run import Run
     from palmette.types import Example
-    from palmette.writing.predictor import Usage
 
 RUN, JOB, RESULT, ERROR, PARTS = "run", "job.json", "result.json", "error.txt", "parts.safetensors"
 _TRAIN_SAMPLE = 1000  # training examples that the gap between train and dev is measured on
@@ -217,14 +216,6 @@ def _parameters(trained: Run) -> dict[str, Any]:
     }
 
 
-def _money(config: Config, spent: Usage) -> dict[str, float]:
-    """What a remote model's answers cost, if its prices are known; answers out of the cache cost what they once did."""
-    remote = config.endpoint
-    if remote is None or remote.input_price is None or remote.output_price is None:
-        return {}
-    return {"money": (spent.prompt_tokens * remote.input_price + spent.written_tokens * remote.output_price) / 1e6}
-
-
 def _bytes(trained: Run) -> int:
     """Of all that must be there to answer: a run's weights on disk; a language model and its adapters in memory."""
     if trained.config.endpoint is not None:
@@ -237,13 +228,18 @@ def _bytes(trained: Run) -> int:
 
 
 def _usage(trained: Run) -> dict[str, Any]:
-    """What answering test took a model that writes: milliseconds of all tasks together, and each task's tokens."""
+    """What answering test took a model that writes: milliseconds of all tasks together, and each task's tokens.
+
+    Answers that a remote model had given before say nothing of its time; where a task has no others, nobody knows it.
+    """
     predictor: Any = trained.predictor
     usage = {task: spent for task, spent in predictor.usage.items() if spent.examples}
+    texts = min((spent.timed for spent in usage.values()), default=0)
+    took = sum(1000 * spent.seconds / spent.timed for spent in usage.values()) if texts else None
     return {
-        "ms_per_text": round(sum(1000 * spent.seconds / spent.examples for spent in usage.values()), 3),
-        "texts": min((spent.examples for spent in usage.values()), default=0),
-        "usage": {task: spent.as_json() | _money(trained.config, spent) for task, spent in usage.items()},
+        "ms_per_text": None if took is None else round(took, 3),
+        "texts": texts,
+        "usage": {task: spent.as_json() for task, spent in usage.items()},
     }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from palmette import __version__
-from palmette.config import Config, Cut
+from palmette.config import ENDPOINT_MEANS, Config, Cut
 from palmette.types import SPLITS
 
 
@@ -56,14 +56,14 @@ class Job:
         runs again. The number of threads changes the last bits of a result and is left out.
         """
         # What is at its default is left out, so that a setting which a later Palmette adds finds the runs as well.
-        config = self.config.model_dump(mode="json", exclude_defaults=True)
+        # So are settings of other runs, and what a remote model may cost: a budget that was too small can be raised.
+        others: dict[str, Any] = {"sources": True, "families": True, "endpoint": ENDPOINT_MEANS}
+        config = self.config.model_dump(mode="json", exclude_defaults=True, exclude=others)
         if self.start is not None:
             config["start"] = self.start.key
         trunk = Path(self.config.trunk.name)
         if trunk.is_dir():  # what a hub id stands for is its publisher's to keep
             config["trunk"]["name"] = _contents(trunk)
-        config.pop("sources")
-        config.pop("families", None)  # of other runs
         read = self.data.model_dump(mode="json", exclude_defaults=True)
         for declared in read["tasks"].values():
             declared.pop("weight", None)  # of a loss: says nothing about what is read
@@ -78,23 +78,29 @@ class Job:
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-    def described(self, starts: Mapping[str, Path], threads: int) -> dict[str, Any]:
+    def described(self, starts: Mapping[str, Path], threads: int, answers: Path) -> dict[str, Any]:
         """What the process that runs it is told, as JSON.
 
         Args:
             starts: run folder of each key that a job may start from.
             threads: for it to use.
+            answers: file of a remote model's answers, unless the configuration names another: one for all runs, so
+                that its budget is one.
         """
         config = self.config
         if self.start is not None:
             trunk = config.trunk.model_copy(update={"name": str(starts[self.start.key])})
             config = config.model_copy(update={"trunk": trunk})
+        if config.endpoint is not None and config.endpoint.cache is None:
+            endpoint = config.endpoint.model_copy(update={"cache": str(answers)})
+            config = config.model_copy(update={"endpoint": endpoint})
         return {
             "config": config.dump(),
             "data": self.data.dump(),
             "test": self.test,
             "keep": self.keep,
             "threads": threads,
+            "remote": config.endpoint is not None,
         }
 
 

@@ -24,7 +24,7 @@ def tally(regimes: Mapping[str, Group], others: Sequence[Group], *, started: str
         {"hardware", "started", "finished", "regimes": {name: {"models", "parameters", "bytes", "peak_rss_gb",
         "seconds", "probe_seconds", "trial_seconds", "wordpieces", "ms_per_text", "written_ms", "texts",
         "one_by_one"}}}; numbers are sums over a regime's models of medians over seeds (of peak memory: the largest),
-        None where nothing finished; `written_ms` is of each task.
+        None where nothing finished; `written_ms` is of each task, None where all of its answers were kept from before.
         `hardware` lists each machine with its `threads` a run and how many `runs` it made.
     """
     return {
@@ -93,12 +93,13 @@ def _regime(group: Group) -> dict[str, Any]:
     }
 
 
-def _written_ms(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of models that write: milliseconds for an example of each task's test, over all runs."""
-    found = {}
+def _written_ms(runs: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Of models that write: milliseconds for an example of each task's test, over all runs; None: all were kept."""
+    found: dict[str, float | None] = {}
     for task in sorted({task for run in runs for task in run.get("usage", {})}):
         spent = [run["usage"][task] for run in runs if task in run.get("usage", {})]
-        found[task] = 1000 * sum(one["seconds"] for one in spent) / sum(one["examples"] for one in spent)
+        timed = sum(one.get("timed", one["examples"]) for one in spent)  # an older Palmette's say no more
+        found[task] = 1000 * sum(one["seconds"] for one in spent) / timed if timed else None
     return found
 
 

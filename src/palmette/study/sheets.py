@@ -51,10 +51,18 @@ def _verdicts(study: Study) -> Iterator[Record]:
 def _ledger(study: Study) -> Iterator[Record]:
     for regime, found in study["ledger"]["regimes"].items():
         parameters = found.get("parameters", {"total": None, "shared": None, "tasks": {}})
-        flat = {key: value for key, value in found.items() if key != "parameters"}
+        flat = {key: value for key, value in found.items() if key not in {"parameters", "written_ms"}}
         own = {f"parameters_{task}": count for task, count in parameters["tasks"].items()}
         shared = {f"parameters_{name}": parameters.get(name) for name in ("total", "shared", "trained")}
         yield {"regime": regime, **flat, **shared, **own}
+
+
+def _usage(study: Study) -> Iterator[Record]:
+    """What models that write spent on an example of test."""
+    for regime, found in study["regimes"].items():
+        took = study["ledger"]["regimes"].get(regime, {}).get("written_ms", {})
+        for task, spent in found.get("usage", {}).items():
+            yield {"regime": regime, "task": task, **spent, "ms": took.get(task)}
 
 
 def _budget(study: Study) -> Iterator[Record]:
@@ -126,6 +134,7 @@ _SHEETS: dict[str, Callable[[Study], Iterator[Record]]] = {
     "differences": _differences,
     "verdicts": _verdicts,
     "ledger": _ledger,
+    "usage": _usage,
     "budget": _budget,
     "runs": _runs,
     "trials": _trials,

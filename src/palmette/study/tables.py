@@ -34,6 +34,8 @@ _SIGNS = {
 
 
 _LONG = 30  # rows
+_AT_MOST = "\N{LESS-THAN OR EQUAL TO}: the endpoint counts no tokens, these are upper bounds"
+_NO_TIME = "without ms: every answer was kept from before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,22 +234,30 @@ def usage(study: Mapping[str, Any], measured: Mapping[str, Any]) -> Table | None
     """What models that write spent on each example of test; None where there is none."""
     columns = ("task", "unparseable", "truncated", "prompt tokens", "written tokens", "ms", "money per 1,000")
     groups = []
+    notes: set[str] = set()
     for regime, found in study["regimes"].items():
-        rows = [
-            (
-                task,
-                Cell(f"{100 * spent['unparseable']:.1f} %", "strong"),
-                f"{100 * spent['truncated']:.1f} %",
-                wording.number(spent["prompt_tokens"], 0),
-                wording.number(spent["written_tokens"], 1),
-                wording.number(measured["regimes"].get(regime, {}).get("written_ms", {}).get(task), 0),
-                wording.number(spent["money_per_thousand"], 4) if "money_per_thousand" in spent else NOTHING,
+        rows: list[Row] = []
+        for task, spent in found.get("usage", {}).items():
+            most = "\N{LESS-THAN OR EQUAL TO}\N{NO-BREAK SPACE}" if spent.get("estimated") else ""
+            took = measured["regimes"].get(regime, {}).get("written_ms", {}).get(task)
+            money = wording.number(spent.get("money_per_thousand"), 4)
+            notes |= {_AT_MOST} if most else set()
+            notes |= {_NO_TIME} if took is None else set()
+            rows.append(
+                (
+                    task,
+                    Cell(f"{100 * spent['unparseable']:.1f} %", "strong"),
+                    f"{100 * spent['truncated']:.1f} %",
+                    most + wording.number(spent["prompt_tokens"], 0),
+                    most + wording.number(spent["written_tokens"], 1),
+                    wording.number(took, 0),
+                    f"{most}{money}\N{NO-BREAK SPACE}{spent['currency']}" if "currency" in spent else NOTHING,
+                )
             )
-            for task, spent in found.get("usage", {}).items()
-        ]
         if rows:
             groups.append((regime_label(regime), tuple(rows)))
-    return Table("Models that write: an example of test", columns, tuple(groups)) if groups else None
+    caption = "; ".join(["Models that write: an example of test", *sorted(notes)])
+    return Table(caption, columns, tuple(groups)) if groups else None
 
 
 def parameters(study: Mapping[str, Any], measured: Mapping[str, Any]) -> Table:

@@ -181,7 +181,7 @@ class AdaptedPredictor(WritingPredictor):
             constrained=config.writing.constrained,
             longest=config.writing.longest,
             scorer=model if config.prompting.scoring == "likelihood" else None,
-            calibrated=config.prompting.calibrated,
+            neutral=self.prompter.neutral if config.prompting.calibrated else None,
         )
 
     def _answer(self, task: str, examples: Sequence[Example], heard: Heard | None) -> list[Prediction]:

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from palmette.errors import RunError
@@ -28,21 +28,18 @@ class Ledger:
     it may have been paid for. An answer and what it cost are written in one transaction.
 
     Args:
-        path: the file, made where there is none; None: kept in memory only.
+        path: the file, made where there is none.
 
     Raises:
         RunError: the file is damaged or something else. It is left as it is.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         with self._clear_errors():
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             # Another process may hold the file for as long as it takes to write an answer.
-            self._db = sqlite3.connect(
-                path if path is not None else ":memory:", timeout=60, isolation_level=None, check_same_thread=False
-            )
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         try:
             with self._clear_errors():
                 self._open()
@@ -78,7 +75,7 @@ class Ledger:
             if row is None:
                 return None
             try:
-                return Written(**json.loads(row[0]))
+                return replace(Written(**json.loads(row[0])), kept=True)
             except (TypeError, ValueError) as error:
                 raise sqlite3.DatabaseError(f"an answer in it cannot be read: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from abc import abstractmethod
@@ -16,7 +17,7 @@ from palmette.kinds.base import softmax
 from palmette.kinds.sequence_labeling import SequenceLabeling
 from palmette.predictor import AnyPredictor
 from palmette.types import Example, Prediction, Text
-from palmette.writing.prompts import Prompt, content_free
+from palmette.writing.prompts import Prompt
 from palmette.writing.writer import Heard, NextPieces, Request, Scorer, Writer
 
 Told = Callable[[int, str, str], None]  # number of an example, task, all of its text so far
@@ -32,16 +33,20 @@ class Usage:
         examples: answered.
         unparseable: of them, those whose text could not all be read.
         prompt_tokens, written_tokens: read and written (or scored, for likelihoods).
+        estimated: answers whose tokens nobody counted, so that what is counted is an upper bound.
         truncated: prompts that were cut, and answers that had no end.
-        seconds: spent on them.
+        seconds: spent on answers.
+        timed: answers that were given in them; the others had been given before, and kept.
     """
 
     examples: int = 0
     unparseable: int = 0
     prompt_tokens: int = 0
     written_tokens: int = 0
+    estimated: int = 0
     truncated: int = 0
     seconds: float = 0.0
+    timed: int = 0
 
     def as_json(self) -> dict[str, float]:
         """For reports."""
@@ -97,7 +102,8 @@ class WritingPredictor(Aloud):
         constrained: let only valid outputs be written, where the kind says which are.
         longest: most tokens written for an example; None: by the task and its input.
         scorer: gives likelihoods of closed label sets; None: labels are written as well.
-        calibrated: divide likelihoods by those for a content-free input (Zhao et al. 2021).
+        neutral: task and example -> the same prompt with a content-free input, by whose likelihoods the example's are
+            divided (Zhao et al. 2021); None: they are taken as they are.
 
     Attributes:
         usage: what each task has cost.
@@ -113,7 +119,7 @@ class WritingPredictor(Aloud):
         constrained: bool = True,
         longest: int | None = None,
         scorer: Scorer | None = None,
-        calibrated: bool = False,
+        neutral: Callable[[str, Example], Prompt] | None = None,
     ) -> None:
         super().__init__(kinds, find_words)
         self.writer = writer
@@ -121,9 +127,9 @@ class WritingPredictor(Aloud):
         self.constrained = constrained
         self.longest = longest
         self.scorer = scorer
-        self.calibrated = calibrated
+        self.neutral = neutral
         self.forget_usage()
-        self._biases: dict[str, Any] = {}
+        self._biases: dict[str, dict[str, Any]] = {}  # of each task, by prompt
 
     def forget_usage(self) -> None:
         """Count anew."""
@@ -141,16 +147,16 @@ class WritingPredictor(Aloud):
             numbers = [number for number, tasks in enumerate(wanted) if task in tasks]
             if not numbers:
                 continue
-            started = time.perf_counter()
+            usage, timed, started = self.usage[task], self.usage[task].timed, time.perf_counter()
 
             def grown(place: int, text: str, task: str = task, numbers: list[int] = numbers) -> None:
                 if heard is not None:
                     heard(numbers[place], task, text)
 
             found = self._answer(task, [examples[number] for number in numbers], grown if heard is not None else None)
-            self.usage[task].seconds += time.perf_counter() - started
-            self.usage[task].examples += len(found)
-            self.usage[task].unparseable += sum(not prediction.readable for prediction in found)
+            usage.seconds += time.perf_counter() - started if usage.timed > timed else 0.0
+            usage.examples += len(found)
+            usage.unparseable += sum(not prediction.readable for prediction in found)
             for number, prediction in zip(numbers, found, strict=True):
                 answers[number][task] = prediction
         return [{task: found[task] for task in tasks} for found, tasks in zip(answers, wanted, strict=True)]
@@ -170,23 +176,40 @@ class WritingPredictor(Aloud):
         found = []
         for example, written in zip(examples, self.writer.write(requests, heard), strict=True):
             self._count(task, written.prompt_tokens, written.written_tokens, truncated=written.truncated)
+            self.usage[task].estimated += written.estimated
+            self.usage[task].timed += not written.kept
             label, readable = kind.read_text(written.text, example)
             found.append(Prediction(label, _no_confidence(kind, label), readable))
         return found
 
     def _by_likelihood(self, task: str, kind: AnyKind, examples: Sequence[Example], scorer: Scorer) -> list[Prediction]:
         """The label that is the most probable answer; always readable."""
-        if self.calibrated and task not in self._biases:
-            (neutral,) = scorer.likelihoods([self.prompt(task, content_free(kind))], kind.labels)
-            self._biases[task] = neutral.values
+        biases = self._find_biases(task, kind, examples, scorer)
         prompts = [self.prompt(task, example) for example in examples]
         found = []
-        for likelihoods in scorer.likelihoods(prompts, kind.labels):
+        for likelihoods, bias in zip(scorer.likelihoods(prompts, kind.labels), biases, strict=True):
             self._count(task, likelihoods.prompt_tokens, likelihoods.scored_tokens, truncated=likelihoods.truncated)
-            probabilities = softmax(likelihoods.values - self._biases.get(task, 0.0))
+            self.usage[task].timed += 1
+            probabilities = softmax(likelihoods.values - bias)
             best = int(np.argmax(probabilities))
             found.append(Prediction(kind.labels[best], float(probabilities[best]), readable=True))
         return found
+
+    def _find_biases(self, task: str, kind: AnyKind, examples: Sequence[Example], scorer: Scorer) -> list[Any]:
+        """[examples] of [choices]: what each one's prompt makes of every label, whatever the input; 0 if not wanted."""
+        if self.neutral is None:
+            return [0.0] * len(examples)
+        prompts = [self.neutral(task, example) for example in examples]
+        names = [json.dumps(prompt) for prompt in prompts]
+        known = self._biases.get(task, {})
+        asked = {name: prompt for name, prompt in zip(names, prompts, strict=True) if name not in known}
+        if asked:
+            for name, found in zip(asked, scorer.likelihoods(list(asked.values()), kind.labels), strict=True):
+                known[name] = found.values
+                self._count(task, found.prompt_tokens, found.scored_tokens, truncated=False)
+        # Shots are the same for every text, and so is their bias, or each text's own: then the next call has others.
+        self._biases[task] = {name: known[name] for name in names}
+        return [known[name] for name in names]
 
     def _count(self, task: str, prompt_tokens: int, written_tokens: int, *, truncated: bool) -> None:
         usage = self.usage[task]

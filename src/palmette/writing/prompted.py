@@ -24,40 +24,45 @@ from palmette.writing.prompts import Embed, Prompter, check_prompts, choose_shot
 from palmette.writing.writer import Scorer, Writer
 
 
-def open_predictor(config: Config, kinds: Mapping[str, AnyKind], train: Sequence[Example]) -> WritingPredictor:
+def open_predictor(
+    config: Config, kinds: Mapping[str, AnyKind], train: Sequence[Example], folder: RunFolder
+) -> WritingPredictor:
     """What answers by asking the configuration's language model.
 
     Args:
         config: of family causal_lm.
         kinds: its tasks.
         train: where shots are taken from; may be empty without shots.
+        folder: the run, where a remote model's answers are kept.
 
     Raises:
         ConfigError: there is no such model, a template is wrong, or there are too few examples for the shots.
+        RunError: a remote model's answers cannot be kept.
     """
     check_prompts(config)
     asking = config.prompting
     nearest = asking.shots > 0 and asking.selection == "nearest"
     choose = choose_shots(config, kinds, train, _embedder() if nearest else None)
-    writer, scorer = _writer(config)
+    prompter = Prompter(kinds, asking.prompts, choose)
+    writer, scorer = _writer(config, folder)  # last: a remote model's begins the file of its answers
     return WritingPredictor(
         kinds,
         partial(find_words, language=config.language),
         writer,
-        Prompter(kinds, asking.prompts, choose).prompt,
+        prompter.prompt,
         constrained=config.writing.constrained,
         longest=config.writing.longest,
         scorer=scorer if asking.scoring == "likelihood" else None,
-        calibrated=asking.calibrated,
+        neutral=prompter.neutral if asking.calibrated else None,
     )
 
 
-def _writer(config: Config) -> tuple[Writer, Scorer | None]:
+def _writer(config: Config, folder: RunFolder) -> tuple[Writer, Scorer | None]:
     """The model, and itself again if it gives likelihoods."""
     if config.endpoint is not None:
         from palmette.writing.remote import RemoteWriter
 
-        return RemoteWriter(config.endpoint), None
+        return RemoteWriter(config.endpoint, folder.answers), None
     from palmette.writing.language_model import load_configured
 
     model = load_configured(config, device="cuda" if torch.cuda.is_available() else "cpu")
@@ -91,6 +96,7 @@ def _embedder() -> Embed:
 
 
 def ask(
+    predictor: WritingPredictor,
     config: Config,
     folder: RunFolder,
     corpus: Corpus,
@@ -101,6 +107,7 @@ def ask(
     """Answer splits, score them, and leave the run folder complete.
 
     Args:
+        predictor: of the configuration (see `open_predictor`).
         config: of family causal_lm.
         folder: the run; exists.
         corpus: the data.
@@ -110,7 +117,6 @@ def ask(
     Returns:
         {split: scores}.
     """
-    predictor = open_predictor(config, corpus.kinds, corpus.splits["train"])
     name = config.trunk.name if config.endpoint is None else config.endpoint.model
     write(
         {
@@ -141,9 +147,9 @@ def ask(
     return scores
 
 
-def reopen(config: Config, kinds: Mapping[str, AnyKind]) -> WritingPredictor:
+def reopen(config: Config, kinds: Mapping[str, AnyKind], folder: RunFolder) -> WritingPredictor:
     """The predictor of a finished run; with shots, its training data is read again."""
     train: Sequence[Example] = ()
     if config.prompting.shots:
         train = load_corpus(config, fitted=kinds).splits["train"]
-    return open_predictor(config, kinds, train)
+    return open_predictor(config, kinds, train, folder)

@@ -47,8 +47,14 @@ class Prompter:
 
     def prompt(self, task: str, example: Example) -> Prompt:
         """The conversation that asks for a task's answer: the instruction, shots as turns, the question."""
+        return self._conversation(task, [*self.choose(task, example), example])
+
+    def neutral(self, task: str, example: Example) -> Prompt:
+        """The same with an input that says nothing in the example's place: what is answered is the prompt's bias."""
+        return self._conversation(task, [*self.choose(task, example), content_free(self.kinds[task])])
+
+    def _conversation(self, task: str, turns: Sequence[Example]) -> Prompt:
         kind = self.kinds[task]
-        turns = [*self.choose(task, example), example]
         messages: list[Message] = []
         for number, shown in enumerate(turns):
             asked = self.input(task, shown)

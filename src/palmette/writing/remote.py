@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,7 @@ class RemoteWriter:
 
     Args:
         config: the endpoint.
+        answers: file that keeps answers and counts what they cost, where `config.cache` names none.
         clock: seconds that only grow.
         sleep: waits.
         jitter: a number between two, so that clients that failed together do not come back together.
@@ -149,6 +150,7 @@ class RemoteWriter:
     def __init__(
         self,
         config: EndpointConfig,
+        answers: Path,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
@@ -161,7 +163,7 @@ class RemoteWriter:
         self.sleep = sleep
         self.jitter = jitter
         self.endpoint = f"{self.url} {config.model}"
-        self.ledger = Ledger(Path(config.cache) if config.cache is not None else None)
+        self.ledger = Ledger(Path(config.cache) if config.cache is not None else answers)
         self.next_slot = -float("inf")  # when the next request may be sent
         self.excess = 0  # tokens by which the server's count was over the bound, at most
         self._lock = threading.Lock()
@@ -172,17 +174,16 @@ class RemoteWriter:
         self.ledger.close()
 
     def spent(self) -> int:
-        """Tokens of the budget that are spent: since the cache was begun, or by this writer where there is none."""
+        """Tokens of the budget that are spent, by all that share the file of answers, since it was begun."""
         return self.ledger.spent(self.endpoint)
 
     def cost(self) -> Cost | None:
         """Money; None unless both prices are configured."""
-        prices = self.config.input_price, self.config.output_price
-        if prices[0] is None or prices[1] is None:
-            return None
         counted = self.counters
-        paid = (counted.prompt_tokens * prices[0] + counted.written_tokens * prices[1]) / 1e6
-        fresh = (counted.text_prompt_tokens * prices[0] + counted.text_written_tokens * prices[1]) / 1e6
+        paid = self.config.money(counted.prompt_tokens, counted.written_tokens)
+        fresh = self.config.money(counted.text_prompt_tokens, counted.text_written_tokens)
+        if paid is None or fresh is None:
+            return None
         return Cost(paid, 1000 * fresh / counted.texts if counted.texts else None, self.config.currency)
 
     def write(self, requests: Sequence[Request], heard: Heard | None = None) -> list[Written]:
@@ -212,23 +213,25 @@ class RemoteWriter:
                 answers[digest] = known
             elif digest not in answers:
                 asked[digest] = _Asked(digest, payload, request, prompt_bound(request.prompt))
-        paid: set[str] = set()
         failure: PalmetteError | None = None
         if asked:
             call = _Call(self, _key(self.config.key_variable))
             with start_blocking_portal() as portal:
                 portal.call(call.run, iter(asked.values()))
             answers |= call.answers
-            paid, failure = call.paid, call.failure
-        found = [answers[digest] for digest in digests if digest in answers]
+            failure = call.failure
+        found = []
+        for digest in digests:
+            if digest in answers:
+                found.append(answers[digest])
+                answers[digest] = replace(answers[digest], kept=True)  # an equal request takes nothing more
         self.counters.texts += len(found)
-        self.counters.cache_hits += len(found) - len(paid)
+        self.counters.cache_hits += sum(written.kept for written in found)
         self.counters.text_prompt_tokens += sum(written.prompt_tokens for written in found)
         self.counters.text_written_tokens += sum(written.written_tokens for written in found)
         if failure is not None:
-            kept = f"are kept in {self.ledger.path}" if self.ledger.path is not None else "are lost with this process"
-            kept += "" if self.ledger.path is not None else ": set endpoint.cache to keep them"
-            raise type(failure)(f"{failure}; {len(found):,} of {len(requests):,} texts are answered; answers {kept}")
+            answered = f"{len(found):,} of {len(requests):,} texts are answered"
+            raise type(failure)(f"{failure}; {answered}; answers are kept in {self.ledger.path}")
         return found
 
     def _payload(self, request: Request) -> str:
@@ -261,7 +264,6 @@ class _Call:
         self.counters = writer.counters
         self.key = key
         self.answers: dict[str, Written] = {}
-        self.paid: set[str] = set()
         self.failure: PalmetteError | None = None
         self.open = 0  # reservations that are not settled
         self.settled = anyio.Event()
@@ -313,7 +315,6 @@ class _Call:
             reraise=True,
         )
         written: Written = await retrying(self._attempt, one)
-        self.paid.add(one.digest)
         return written
 
     def _backoff(self, state: tenacity.RetryCallState) -> float:
@@ -385,11 +386,12 @@ class _Call:
             found = f"not an answer: {one_line(str(error), secret=self.key)}; found {said!r}"
             tokens = sum(usage) if usage is not None else None
             raise _AttemptError(found, tokens=tokens, passing=not error.final) from None
+        estimated = usage is None
         if usage is None:
             self.counters.estimated += 1
             usage = one.prompt_bound, min(one.request.longest, text_bound(text))
         self._count(usage)
-        return Written(text, usage[0], usage[1], cut)
+        return Written(text, usage[0], usage[1], cut, estimated)
 
     def _count(self, usage: tuple[int, int]) -> None:
         self.counters.prompt_tokens += usage[0]

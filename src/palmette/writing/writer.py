@@ -49,12 +49,16 @@ class Written:
         text: the answer.
         prompt_tokens, written_tokens: what it cost.
         truncated: the prompt did not fit and was cut, or the answer was still going on at its longest.
+        estimated: nobody counted the tokens; they are an upper bound.
+        kept: it was written before, and took no time now.
     """
 
     text: str
     prompt_tokens: int
     written_tokens: int
     truncated: bool = False
+    estimated: bool = False
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
