@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -257,6 +259,17 @@ def test_mistakes_end_in_a_message(queue: Queue, tmp_path: Path) -> None:
     assert (nowhere.exit_code, "x: cannot be written: No such file" in nowhere.output) == (2, True)
     unknown = _run("export", tmp_path / "store.db", "--format", "jsonl", "--task", "t", "--out", tmp_path / "x")
     assert (unknown.exit_code, "no task 't'" in unknown.output) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["export", "import"])
+def test_without_the_extra_it_is_named(tmp_path: Path, command: str) -> None:
+    (tmp_path / "in").touch()
+    rest = ["--out", str(tmp_path / "out")] if command == "export" else [str(tmp_path / "in"), "--reviewer", "desk"]
+    arguments = ["review", command, str(tmp_path / "store.db"), "--format", "jsonl", "--task", "tone", *rest]
+    code = "import sys; sys.modules['sqlalchemy'] = None; from palmette.cli import main; main(sys.argv[1:])"
+    found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    expected = "palmette: sqlalchemy is not installed: pip install 'palmette[operate]'\n"
+    assert (found.returncode, found.stderr) == (2, expected)
 
 
 def test_labels_are_written_as_the_api_takes_them() -> None:

@@ -323,10 +323,10 @@ def review_export(store: str, form: str, task: str, out: Path, which: Any) -> No
     """
     from datetime import UTC, datetime
 
-    from palmette.operate.review.corrections import LEFT_OUT
-    from palmette.operate.review.transfer import export as write
-
     with _queue(store) as queue:
+        from palmette.operate.review.corrections import LEFT_OUT
+        from palmette.operate.review.transfer import export as write
+
         found = write(queue, form, task, out, now=datetime.now(UTC), which=which)
     click.echo(f"{out}: {found.items} items")
     for name in ("textless", "disagreed", "waiting"):
@@ -344,9 +344,9 @@ def review_import(store: str, file: Path, form: str, task: str, reviewer: str) -
     """Bring back corrections of exported answers. What the queue has already is not taken twice."""
     from datetime import UTC, datetime
 
-    from palmette.operate.review.transfer import bring_back
-
     with _queue(store) as queue:
+        from palmette.operate.review.transfer import bring_back
+
         found = bring_back(queue, form, task, file, reviewer=reviewer, now=datetime.now(UTC))
     click.echo(f"{found.taken} taken, {found.known} known already")
     left = {
@@ -361,7 +361,12 @@ def review_import(store: str, file: Path, form: str, task: str, reviewer: str) -
 
 @contextmanager
 def _queue(store: str) -> Iterator[Queue]:
-    """The queue of a store that is there."""
+    """The queue of a store that is there.
+
+    Raises:
+        StoreError: there is none.
+        MissingExtraError: SQLAlchemy or a driver is not installed. What needs them is to be imported inside.
+    """
     from palmette.errors import StoreError
 
     try:
