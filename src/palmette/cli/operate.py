@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from palmette.cli.group import main, open_console
+from palmette.cli.group import beside, main, open_console
 from palmette.errors import MissingExtraError, RunError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def gate(
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--corrections", required=True, metavar="DB", help="Database of the review queue: a file, or a URL.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The candidate: a new folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="The candidate: a new folder.  [default: RUN-candidate]")
 @click.option("--old", type=click.Path(path_type=Path), help="Bundle to be replaced.  [default: the run]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting (docs/update.md).")
 @_gate_options
@@ -112,7 +112,7 @@ def update(
     /,
     run: Path,
     corrections: str,
-    out: Path,
+    out: Path | None,
     old: Path | None,
     overrides: Sequence[str],
     margins: Sequence[str],
@@ -140,6 +140,7 @@ def update(
     if "://" not in corrections and not Path(corrections).is_file():
         raise RunError(f"--corrections {corrections}: is no file, nor the URL of a database")
     settings, judged = UpdateSettings.read(overrides), GateSettings.read(margins, **options)
+    out = out or beside(run, "candidate")
     console, now = open_console(), datetime.now(UTC)
     metrics = {task: kind.metric for task, kind in Run.load(run).kinds.items()}
     with LiveTable(console, metrics) as table:
