@@ -40,8 +40,11 @@ class CorrectionRequest(Body):
     label: Any = Field(description="What is right; forms as in a decision.")
     prediction: Any = Field(None, description="What was answered, in the same form; for answers not in the queue.")
     model: str | None = Field(None, max_length=64, description="The response's model.digest; likewise.")
-    text: str | list[str] | None = Field(None, description="The text or its words.")
-    text_pair: str | list[str] | None = Field(None, description="The second text.")
+    text: str | list[str] | None = Field(
+        None,
+        description="The text or its words; needed where the server keeps texts and the answer is not in the queue.",
+    )
+    text_pair: str | list[str] | None = Field(None, description="The second text, likewise.")
 
 
 class DecisionResponse(BaseModel):

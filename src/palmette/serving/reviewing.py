@@ -10,6 +10,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -23,7 +24,7 @@ from palmette.serving.model import Served
 from palmette.serving.observing import Answered
 from palmette.serving.settings import ReviewSettings
 from palmette.store import open_store
-from palmette.types import Prediction
+from palmette.types import Example, Prediction
 
 _SWEEP = 60.0  # seconds between two looks for expired texts
 _FLUSH = 1.0  # seconds that counts of answers wait in memory; a crash loses them
@@ -162,6 +163,10 @@ class Reviews:
             self.metrics.items.labels(task, why).inc(count - lost[task, why])
         for (task, why), count in lost.items():
             self.metrics.dropped.labels(task, why).inc(count)
+        self._tell(problems)
+
+    def _tell(self, problems: Sequence[str]) -> None:
+        """Count and log texts that are not kept."""
         if problems:
             self.metrics.unkept.inc(len(problems))
             log("texts not kept", level=logging.ERROR, texts=len(problems), reason=problems[0])
@@ -182,6 +187,13 @@ class Reviews:
         return drawn < self.settings.audit * 2**64
 
     # --- People come in -------------------------------------------------------------------------------------------
+
+    def report(self, candidate: Candidate, reviewer: str, *, label: Any, example: Example | None) -> Decision:
+        """Put an answer into the queue together with its correction (`Queue.report`)."""
+        decision, problems = self.queue.report(candidate, reviewer, now=self.now(), label=label, example=example)
+        self.metrics.items.labels(candidate.task, candidate.why).inc()
+        self._tell(problems)
+        return decision
 
     def said(self, item: Item, decision: Decision) -> None:
         """Count a decision."""

@@ -436,7 +436,7 @@ class Queue:
 
     def report(
         self, candidate: Candidate, reviewer: str, *, now: datetime, label: Any, example: Example | None = None
-    ) -> Decision:
+    ) -> tuple[Decision, list[str]]:
         """Put an answer into the queue together with its correction: both are on disk when this returns, or neither.
 
         Args:
@@ -446,16 +446,20 @@ class Queue:
             label: of the correction, as JSON.
             example: the text, as the reviewer has it.
 
+        Returns:
+            The decision, and why the text is not kept (what redaction failed at).
+
         Raises:
             LabelError: the label is none of the task's kind over this text.
         """
+        problems: list[str] = []
         with self.engine.begin() as connection:
             self._alone(connection)
-            identity = self._insert(connection, candidate, now, [])
+            identity = self._insert(connection, candidate, now, problems)
             (item,) = self._read(connection, ItemRow.id == identity, now)
             row = self._row(item, reviewer, "corrected", label, example, now)
             self._say(connection, item, row)
-        return _decision(row)
+        return _decision(row), problems
 
     def _row(
         self, item: Item, reviewer: str, verdict: Verdict, label: Any, example: Example | None, now: datetime
