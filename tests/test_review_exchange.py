@@ -27,7 +27,7 @@ from palmette.operate.review.queue import Queue, Rules
 from palmette.operate.review.transfer import bring_back, export
 from palmette.store import open_store
 from palmette.types import Text
-from test_review import CASES, DIGEST, KEEP, KINDS, NOW, candidate, put, right
+from test_review import CASES, DIGEST, KEEP, KINDS, NAME, NOW, candidate, dump, hide, put, right
 
 LINES = {"conllu": {"pos", "ner", "tone"}, "columns": {"pos", "ner"}, "jsonl": set(KINDS)}
 CASES_OF = [(name, task) for name in FORMATS for task in KINDS if task in LINES.get(name, set(KINDS))]
@@ -247,6 +247,38 @@ def test_out_and_in_by_command(queue: Queue, tmp_path: Path) -> None:
     assert (found.exit_code, found.output) == (0, "2 taken, 0 known already\n")
     assert [said.label for said in queue.decisions()] == ["bad", "bad"]
     assert all(item.open for item in queue.items(now=now)[:2])  # the server asked for two people
+
+
+@pytest.mark.parametrize("name", [name for name, task in CASES_OF if task == "summary"])
+def test_what_is_imported_goes_through_the_servers_redaction(queue: Queue, tmp_path: Path, name: str) -> None:
+    now, file = datetime.now(UTC), tmp_path / "out"
+    queue.add([candidate("summary")], now=now)
+    queue.decide(1, "anna", "corrected", label=right("summary"), now=now)
+    export(queue, name, "summary", file, now=now, which="all")
+    if name == "jsonl":  # which has what people agree on, and the second reviewer has not been here
+        file.write_text(json.dumps({"item": 1, "summary": right("summary")}))
+    assert NAME in file.read_text()
+    store = tmp_path / "redacted.db"
+    redacted = Queue(open_store(str(store)), Rules(keep=KEEP, redact=hide))
+    redacted.know(KINDS, DIGEST, now=now)
+    redacted.add([candidate("summary"), candidate("tone")], now=now)
+    arguments = ("import", store, file, "--format", name, "--task", "summary", "--reviewer", "anna")
+    without = _run(*arguments)
+    assert (without.exit_code, "give the same one with --redact" in without.output) == (2, True)
+    broken = _run(*arguments, "--redact", "test_review:fail")
+    assert "0 taken" in broken.output
+    assert "the redaction cannot be applied to it" in broken.output
+    assert redacted.decisions() == []
+    for taken, known in ((1, 0), (0, 1)):  # the second time nothing is new
+        found = _run(*arguments, "--redact", "test_review:hide")
+        assert (found.exit_code, found.output) == (0, f"{taken} taken, {known} known already\n")
+    (said,) = redacted.decisions()
+    assert said.label == ["[NAME] sat down"]
+    assert NAME not in dump(redacted)
+    file.write_text(json.dumps({"item": 2, "tone": "bad"}))  # a class repeats nothing
+    found = _run("import", store, file, "--format", "jsonl", "--task", "tone", "--reviewer", "anna")
+    assert (found.exit_code, found.output) == (0, "1 taken, 0 known already\n")
+    redacted.engine.dispose()
 
 
 def test_mistakes_end_in_a_message(queue: Queue, tmp_path: Path) -> None:

@@ -341,11 +341,12 @@ def review_export(store: str, form: str, task: str, out: Path, which: Any) -> No
 @click.option("--format", "form", required=True, type=_FORMATS)
 @click.option("--task", required=True, help="Whose answers.")
 @click.option("--reviewer", required=True, help="Who corrected them, where the file does not say.")
-def review_import(store: str, file: Path, form: str, task: str, reviewer: str) -> None:
+@click.option("--redact", metavar="NAME", help="The server's review.redact, for labels that repeat texts.")
+def review_import(store: str, file: Path, form: str, task: str, reviewer: str, redact: str | None) -> None:
     """Bring back corrections of exported answers. What the queue has already is not taken twice."""
     from datetime import UTC, datetime
 
-    with _queue(store) as queue:
+    with _queue(store, redact) as queue:
         from palmette.operate.review.transfer import bring_back
 
         found = bring_back(queue, form, task, file, reviewer=reviewer, now=datetime.now(UTC))
@@ -361,24 +362,27 @@ def review_import(store: str, file: Path, form: str, task: str, reviewer: str) -
 
 
 @contextmanager
-def _queue(store: str) -> Iterator[Queue]:
+def _queue(store: str, redact: str | None = None) -> Iterator[Queue]:
     """The queue of a store that is there.
 
     Raises:
         StoreError: there is none.
+        ConfigError: nothing of that name redacts.
         MissingExtraError: SQLAlchemy or a driver is not installed. What needs them is to be imported inside.
     """
     from palmette.errors import StoreError
 
     try:
-        from palmette.operate.review.queue import Queue
+        from palmette.operate.review.queue import Queue, Rules
+        from palmette.operate.review.redaction import find_redaction
         from palmette.store import open_store
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "sqlalchemy", "operate") from error
     if "://" not in store and not Path(store).is_file():
         raise StoreError(f"{store}: there is no such file; give the store of the server (palmette serve --set store=…)")
+    rules = Rules(redact=None if redact is None else find_redaction(redact))
     engine = open_store(store)
     try:
-        yield Queue(engine)
+        yield Queue(engine, rules)
     finally:
         engine.dispose()

@@ -93,6 +93,7 @@ class Item:
         prediction, candidate: answers as JSON; None where they repeat text that is not kept.
         open: whether it still waits for people.
         reviewers: how many it needs; None where that was not written down.
+        redacted: whether its text went through a redaction; False where none is kept.
     """
 
     id: int
@@ -112,6 +113,7 @@ class Item:
     automatic: bool
     open: bool
     reviewers: int | None
+    redacted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,12 @@ class Queue:
         identity = int(connection.execute(sa.insert(ItemRow).values(row).returning(ItemRow.id)).scalar_one())
         if kept is not None and self.rules.keep is not None:
             example, answers = kept
-            text = {"item_id": identity, "example": example_json(example), "expires": now + self.rules.keep}
+            text = {
+                "item_id": identity,
+                "example": example_json(example),
+                "expires": now + self.rules.keep,
+                "redacted": self.rules.redact is not None,
+            }
             if with_text:
                 text |= {key: None if found is None else label_json(found) for key, found in answers.items()}
             connection.execute(sa.insert(TextRow).values(text))
@@ -381,6 +388,7 @@ class Queue:
                 TextRow.example,
                 TextRow.prediction.label("text_prediction"),
                 TextRow.candidate.label("text_candidate"),
+                TextRow.redacted,
             )
             .outerjoin(TextRow, sa.and_(TextRow.item_id == ItemRow.id, TextRow.expires > now))
             .where(where)
@@ -397,6 +405,7 @@ class Queue:
             example=None if row["example"] is None else read_example(row["example"]),
             prediction=row["prediction"] if row["prediction"] is not None else row["text_prediction"],
             candidate=row["candidate"] if row["candidate"] is not None else row["text_candidate"],
+            redacted=bool(row["redacted"]),
         )
 
     # --- Decisions --------------------------------------------------------------------------------------------------
@@ -504,7 +513,7 @@ class Queue:
             if item.kind.form == "answer" and example is not None and example.pair is not None:
                 given = example
             found = read_label(label, item.kind, given)
-            kept = self._redacted_label(found, item, item.example, given)
+            kept = self.redacted(found, item, given)
         else:
             found = read_label(label, item.kind, known)
             kept = None if holds_text(item.kind) and item.example is None else found
@@ -515,14 +524,20 @@ class Queue:
         pairs = item.kind.compare(before, found if kept is None else kept)
         return written, sum(one != other for one, other in pairs), len(pairs)
 
-    def _redacted_label(self, label: Label, item: Item, after: Example, given: Example) -> Label | None:
-        """A reviewer's label over the redacted text; None where redaction fails.
+    def redacted(self, label: Label, item: Item, given: Example | None = None) -> Label | None:
+        """What a label becomes before it is kept over an item's redacted text; None where redaction cannot tell.
+
+        Args:
+            label: as a reviewer gave it.
+            item: whose.
+            given: the text that the reviewer had; by default as the item has it.
 
         Raises:
             LabelError: the text that was given is not the item's.
         """
-        if self.rules.redact is None:
+        if self.rules.redact is None or (after := item.example) is None:
             return label
+        given = given or after
         try:
             if given.pair != after.pair and redact_example(given, self.rules.redact).pair != after.pair:
                 raise LabelError("its place is in another passage than the item's")

@@ -13,8 +13,9 @@ from palmette.errors import StoreError
 from palmette.kinds.base import LabelError
 from palmette.operate.review.corrections import corrections, says
 from palmette.operate.review.exchange import FORMATS, Entry
-from palmette.operate.review.labels import label_json, read_label
+from palmette.operate.review.labels import holds_text, label_json, read_label
 from palmette.operate.review.queue import Item, Queue
+from palmette.types import Example
 
 Which = Literal["checked", "waiting", "all"]
 
@@ -44,7 +45,7 @@ class Imported:
         taken: new decisions.
         known: decisions that the queue has already.
         unknown: of items that the queue does not have, or of another task.
-        refused: labels that are none over their text, the first reason in `reason`.
+        refused: labels that are none over their text, or that cannot be redacted, the first reason in `reason`.
         widened: spans that were widened to whole words.
     """
 
@@ -108,8 +109,14 @@ def bring_back(queue: Queue, name: str, task: str, path: Path, *, reviewer: str,
 
     Raises:
         ReadError: the file is not of the format.
+        StoreError: its labels may repeat text that the server redacts, and the queue's rules have no redaction.
     """
     items: dict[int, Item] = {item.id: item for item in queue.items(now=now, task=task)}
+    if queue.rules.redact is None and any(item.redacted and holds_text(item.kind) for item in items.values()):
+        raise StoreError(
+            f"the texts of {task} went through the server's redaction, and its labels may repeat them: give the same "
+            "one with --redact (the server's review.redact)"
+        )
     standing: dict[tuple[int, str], Any] = {
         (found.item, found.reviewer): says(items[found.item], found) for found in queue.decisions(task=task)
     }
@@ -126,16 +133,16 @@ def bring_back(queue: Queue, name: str, task: str, path: Path, *, reviewer: str,
             counts["unknown"] += 1
             continue
         try:
-            label = label_json(read_label(said.label, item.kind, item.example))
+            label, kept = _labels(queue, item, item.example, said.label)
         except LabelError as error:
             counts["refused"] += 1
             reason = reason or f"{said.place}: {error}"
             continue
-        if (said.item, who) in standing and standing[said.item, who] == label:
+        if (said.item, who) in standing and standing[said.item, who] == kept:
             counts["known"] += 1
             continue
         queue.decide(said.item, who, "corrected", label=label, now=now)
-        standing[said.item, who] = label
+        standing[said.item, who] = kept
         counts["taken"] += 1
     return Imported(
         taken=counts["taken"],
@@ -145,3 +152,15 @@ def bring_back(queue: Queue, name: str, task: str, path: Path, *, reviewer: str,
         widened=counts["widened"],
         reason=reason,
     )
+
+
+def _labels(queue: Queue, item: Item, example: Example, said: Any) -> tuple[Any, Any]:
+    """A label as JSON: as the file has it, and as the queue keeps it.
+
+    Raises:
+        LabelError: it is none over the text, or cannot be redacted.
+    """
+    label = read_label(said, item.kind, example)
+    if (kept := queue.redacted(label, item)) is None:
+        raise LabelError("the redaction cannot be applied to it")
+    return label_json(label), label_json(kept)
