@@ -25,7 +25,7 @@ from palmette.answering import Answerer
 from palmette.config import TaskConfig
 from palmette.errors import ConfigError, StoreError
 from palmette.kinds import AnyKind, find_kind
-from palmette.kinds.base import LabelError
+from palmette.kinds.base import UNREADABLE, LabelError
 from palmette.operate.review.agreement import agreement, cohens_kappa
 from palmette.operate.review.cleanup import clean_up, wilson
 from palmette.operate.review.corrections import corrections
@@ -694,6 +694,35 @@ def test_thresholds_are_of_calibrated_confidences(connect: Connect) -> None:
     found = reviews.queue.items(now=NOW)
     assert [(item.number, item.task) for item in found] == [(0, "tone"), (0, "pos")]
     assert [item.confidence for item in found] == pytest.approx([0.4, 0.4])
+
+
+# Task -> what stands for an answer that nobody can read.
+UNREAD: dict[str, Label] = {
+    "pos": (UNREADABLE,) * 5,
+    "ner": (UNREADABLE,) * 5,
+    "tone": UNREADABLE,
+    "topics": frozenset({UNREADABLE}),
+    "likeness": math.nan,
+    "answer": (Answer(-1, UNREADABLE),),
+    "summary": (UNREADABLE,),
+}
+
+
+def test_what_a_model_wrote_unreadably_goes_to_people_without_an_answer(connect: Connect) -> None:
+    client = connect(keep_texts=True)
+    reviews = client.service.reviews
+    assert reviews is not None
+    model: Any = SimpleNamespace(digest=DIGEST, kinds=KINDS)
+    for number, (task, label) in enumerate(UNREAD.items()):
+        found = {task: Prediction(label, math.nan, readable=False)}
+        reviews.answered([Answered(model, "r", number, CASES[task][0], found)])
+    for task in UNREAD:
+        item = client.ask("next", reviewer="anna", task=task)["item"]
+        assert (item["why"], item["prediction"], item["confidence"]) == ("unreadable", None, None)
+        assert client.say(item["id"], "corrected", label=right(task)).status_code == 200
+    examples = corrections(reviews.queue.engine, now=datetime.now(UTC)).examples
+    assert {one.task: one.label for one in examples} == {task: CASES[task][2] for task in UNREAD}
+    assert client.ask("cleanup")["versions"] == []  # none of them went out without a person
 
 
 def test_the_audit_draws_by_request(connect: Connect) -> None:

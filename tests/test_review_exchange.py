@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,19 @@ def test_an_annotation_with_a_fault_is_refused_and_the_rest_taken(
     assert (found.taken, found.refused) == (1, 1)
     assert f"{tmp_path / 'in'}: " in str(found.reason)
     assert [said.item for said in queue.decisions()] == [2]
+
+
+def test_an_item_whose_answer_nobody_can_read_is_for_annotation(queue: Queue, tmp_path: Path) -> None:
+    queue.add([replace(candidate("summary"), prediction=None, why="unreadable")], now=NOW)
+    for name, field in (("argilla", "suggestions"), ("label-studio", "predictions")):
+        assert export(queue, name, "summary", tmp_path / "out", now=NOW).items == 1
+        assert not json.loads((tmp_path / "out").read_text())[0][field]
+    found = export(queue, "jsonl", "summary", tmp_path / "out", now=NOW, which="all")
+    assert (found.items, found.unanswered) == (0, 1)
+    for reviewer in ("anna", "tom"):
+        queue.decide(1, reviewer, "corrected", label=right("summary"), now=NOW)
+    found = export(queue, "jsonl", "summary", tmp_path / "out", now=NOW)
+    assert (found.items, found.unanswered) == (1, 0)
 
 
 def test_what_a_format_cannot_hold_is_refused(queue: Queue, tmp_path: Path) -> None:

@@ -333,6 +333,8 @@ def review_export(store: str, form: str, task: str, out: Path, which: Any) -> No
     for name in ("textless", "disagreed", "waiting"):
         if count := getattr(found, name):
             click.echo(f"palmette: {count} items left out: {LEFT_OUT[name]}", err=True)
+    if found.unanswered:
+        click.echo(f"palmette: {found.unanswered} items left out: they have no answer that can be read", err=True)
 
 
 @review.command(name="import")

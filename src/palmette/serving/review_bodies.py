@@ -73,10 +73,10 @@ class ItemResponse(BaseModel):
     )
     labels: list[str] = Field(description="That the model knows.")
     digest: str = Field(description="Of the model.")
-    why: str = Field(description="low_confidence, disagreement, audit or reported.")
+    why: str = Field(description="low_confidence, unreadable, disagreement, audit or reported.")
     confidence: float | None
     open: bool
-    prediction: Any = Field(description="As a label; null where it repeats text that is not kept.")
+    prediction: Any = Field(description="As a label; null where it cannot be read, or repeats text that is not kept.")
     candidate: Any = Field(description="What another model answered, where they disagree.")
     text: str | None = Field(description="Null where it is not kept.")
     words: list[str] | None

@@ -30,7 +30,7 @@ from palmette.operate.review.redaction import Redact, redact_example, redact_lab
 from palmette.operate.review.tables import CountRow, DecisionRow, ItemRow, LeaseRow, TaskRow, TextRow
 from palmette.types import Example, Label
 
-Why = Literal["low_confidence", "disagreement", "audit", "reported"]
+Why = Literal["low_confidence", "unreadable", "disagreement", "audit", "reported"]
 Verdict = Literal["right", "corrected", "skipped", "withdrawn"]
 VERDICTS: tuple[Verdict, ...] = ("right", "corrected", "skipped", "withdrawn")
 
@@ -58,7 +58,7 @@ class Candidate:
         request_id, number: the request, and the text's place in it from 0.
         task, kind, digest: which task of which model answered.
         example: the text.
-        prediction: the answer.
+        prediction: the answer; None where what the model wrote cannot be read.
         confidence: in [0, 1]; None where the kind has none.
         why: why people are to check it.
         automatic: whether the answer went out without a person.
@@ -71,7 +71,7 @@ class Candidate:
     kind: AnyKind
     digest: str
     example: Example
-    prediction: Label
+    prediction: Label | None
     confidence: float | None
     why: Why
     automatic: bool
@@ -90,7 +90,7 @@ class Item:
         words: of the text.
         paired: whether it is a pair.
         example: the text; None where it is not kept, or no longer.
-        prediction, candidate: answers as JSON; None where they repeat text that is not kept.
+        prediction, candidate: answers as JSON; None where they repeat text that is not kept, or cannot be read.
         open: whether it still waits for people.
         reviewers: how many it needs; None where that was not written down.
         redacted: whether its text went through a redaction; False where none is kept.
@@ -215,7 +215,6 @@ class Queue:
             except StoreError as error:
                 problems.append(str(error))
         with_text = holds_text(given.kind)
-        prediction, other = given.prediction, given.candidate
         row = {
             "created": now,
             "request_id": given.request_id,
@@ -224,8 +223,8 @@ class Queue:
             "digest": given.digest,
             "words": len(given.example.text.words),
             "paired": given.example.pair is not None,
-            "prediction": None if with_text else label_json(prediction),
-            "candidate": None if with_text or other is None else label_json(other),
+            "prediction": None if with_text else _json(given.prediction),
+            "candidate": None if with_text else _json(given.candidate),
             "confidence": given.confidence,
             "why": given.why,
             "automatic": given.automatic,
@@ -242,7 +241,7 @@ class Queue:
                 "redacted": self.rules.redact is not None,
             }
             if with_text:
-                text |= {key: None if found is None else label_json(found) for key, found in answers.items()}
+                text |= {key: _json(found) for key, found in answers.items()}
             connection.execute(sa.insert(TextRow).values(text))
         return identity
 
@@ -517,7 +516,7 @@ class Queue:
         else:
             found = read_label(label, item.kind, known)
             kept = None if holds_text(item.kind) and item.example is None else found
-        written = None if kept is None else label_json(kept)
+        written = _json(kept)
         if item.prediction is None:
             return written, 1, 1
         before = read_label(item.prediction, item.kind, known)
@@ -664,6 +663,10 @@ def _older_transactions(connection: Connection) -> int:
         if not count or time.monotonic() > stop:
             return count
         time.sleep(0.02)
+
+
+def _json(label: Label | None) -> Any:
+    return None if label is None else label_json(label)
 
 
 def _size(item: Item, example: Example) -> int:

@@ -29,12 +29,14 @@ class Exported:
         textless: left out, since their text is not kept, or no longer.
         disagreed: left out, since their reviewers disagree (of `checked`).
         waiting: left out, since they wait for another reviewer (of `checked`).
+        unanswered: left out of formats for training: what the model wrote cannot be read, and nobody gave an answer.
     """
 
     items: int
     textless: int
     disagreed: int
     waiting: int
+    unanswered: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +75,24 @@ def export(queue: Queue, name: str, task: str, path: Path, *, now: datetime, whi
     """
     if task not in (known := queue.kinds()):
         raise StoreError(f"no task {task!r} in the review queue; it has {', '.join(sorted(known)) or 'none'}")
+    trained_on = FORMATS[name].which == "checked"  # the others are for annotation, and hold items without a label
     which = which or FORMATS[name].which
     items = queue.items(now=now, task=task)
     said = {item: list(group) for item, group in groupby(queue.decisions(task=task), lambda found: found.item)}
     agreed = corrections(queue.engine, now=now, tasks=[task])
     labels = {found.item: label_json(found.label) for found in agreed.examples}
-    entries, textless = [], 0
+    entries, textless, unanswered = [], 0, 0
     for item in items:
         wanted = {"checked": item.id in labels, "waiting": item.open, "all": True}[which]
         if item.example is None:
             textless += {"checked": item.id in said and not item.open, "waiting": item.open, "all": True}[which]
-        elif wanted and (label := labels.get(item.id, item.prediction)) is not None:
+        elif wanted:
+            label = labels.get(item.id, item.prediction)
             answers = tuple((found.reviewer, says(item, found)) for found in said.get(item.id, ()))
-            entries.append(Entry(item, label, answers))
+            if label is None and trained_on:
+                unanswered += 1
+            else:
+                entries.append(Entry(item, label, answers))
     try:
         FORMATS[name].write(entries, path)
     except OSError as error:
@@ -93,7 +100,7 @@ def export(queue: Queue, name: str, task: str, path: Path, *, now: datetime, whi
     disagreed, waiting = (
         (found.get(task, 0) if which == "checked" else 0) for found in (agreed.disagreed, agreed.waiting)
     )
-    return Exported(len(entries), int(textless), disagreed, waiting)
+    return Exported(len(entries), int(textless), disagreed, waiting, unanswered)
 
 
 def bring_back(queue: Queue, name: str, task: str, path: Path, *, reviewer: str, now: datetime) -> Imported:
