@@ -403,9 +403,11 @@ class Onlooker:
 
 def test_observers_see_every_answer_once_and_one_that_fails_harms_nobody() -> None:
     good, bad, metrics = Onlooker(), Onlooker(fails=True), Metrics()
-    batcher = Batcher(metrics, Gallery([bad, good], metrics))
+    gallery = Gallery([bad, good], metrics)
+    batcher = Batcher(metrics, gallery)
     job = Caller(batcher, served(Recorder())).submit("a", "b")
     batcher.close()
+    gallery.close()
     assert all(answer is not None for answer in job.answers)
     assert [(answer.number, answer.predictions["t"].label) for answer in good.seen] == [(0, "a"), (1, "b")]
     assert good.closed
@@ -418,5 +420,6 @@ def test_what_observers_are_too_slow_for_is_counted() -> None:
     batcher = Batcher(metrics, gallery)
     Caller(batcher, served(Recorder())).submit("a", "b")
     batcher.close()
+    gallery.close()
     assert not onlooker.seen
     assert b"palmette_unobserved_texts_total 2.0" in metrics.render()

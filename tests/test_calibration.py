@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from palmette.calibration import TEMPERATURES, Claims
 from palmette.cli import main
 from palmette.confidence import Calibration
 from palmette.config import Config, TaskConfig
+from palmette.deploy.bundle import Bundle
 from palmette.deploy.decisions import set_thresholds
 from palmette.deploy.export import export
 from palmette.errors import BundleError, ConfigError
@@ -252,3 +254,18 @@ def test_the_command(made: Made, tmp_path: Path) -> None:
     assert "pos=" in again.output or "ner=0.95" in again.output
     made_of = json.loads((tmp_path / "b" / "tasks.json").read_text())["tasks"]["pos"]["state"]["calibration"]
     assert 0 <= made_of["threshold"] < 1  # 0 where all answers reach so low a target
+
+
+def test_it_writes_beside_the_bundle_unless_told_where_and_never_over_anything(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(made.bundle, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    for bundle in (tmp_path / "mine", Path(), Path("..", "mine")):
+        result = CliRunner().invoke(main, ["calibrate", str(bundle), "--target", "pos=0.02"])
+        written = tmp_path / "mine-calibrated"
+        assert (result.exit_code, "mine-calibrated: " in result.output) == (0, True), result.output
+        assert Bundle.open(written).manifest["from"] == Bundle.open(made.bundle).digest
+        again = CliRunner().invoke(main, ["calibrate", str(bundle), "--target", "pos=0.02"])
+        assert (again.exit_code, "mine-calibrated: exists; give --out another name" in again.output) == (2, True)
+        shutil.rmtree(written)

@@ -25,7 +25,7 @@ from palmette.answering import Answerer
 from palmette.config import TaskConfig
 from palmette.errors import ConfigError, StoreError
 from palmette.kinds import AnyKind, find_kind
-from palmette.kinds.base import LabelError
+from palmette.kinds.base import UNREADABLE, LabelError
 from palmette.operate.review.agreement import agreement, cohens_kappa
 from palmette.operate.review.cleanup import clean_up, wilson
 from palmette.operate.review.corrections import corrections
@@ -696,6 +696,35 @@ def test_thresholds_are_of_calibrated_confidences(connect: Connect) -> None:
     assert [item.confidence for item in found] == pytest.approx([0.4, 0.4])
 
 
+# Task -> what stands for an answer that nobody can read.
+UNREAD: dict[str, Label] = {
+    "pos": (UNREADABLE,) * 5,
+    "ner": (UNREADABLE,) * 5,
+    "tone": UNREADABLE,
+    "topics": frozenset({UNREADABLE}),
+    "likeness": math.nan,
+    "answer": (Answer(-1, UNREADABLE),),
+    "summary": (UNREADABLE,),
+}
+
+
+def test_what_a_model_wrote_unreadably_goes_to_people_without_an_answer(connect: Connect) -> None:
+    client = connect(keep_texts=True)
+    reviews = client.service.reviews
+    assert reviews is not None
+    model: Any = SimpleNamespace(digest=DIGEST, kinds=KINDS)
+    for number, (task, label) in enumerate(UNREAD.items()):
+        found = {task: Prediction(label, math.nan, readable=False)}
+        reviews.answered([Answered(model, "r", number, CASES[task][0], found)])
+    for task in UNREAD:
+        item = client.ask("next", reviewer="anna", task=task)["item"]
+        assert (item["why"], item["prediction"], item["confidence"]) == ("unreadable", None, None)
+        assert client.say(item["id"], "corrected", label=right(task)).status_code == 200
+    examples = corrections(reviews.queue.engine, now=datetime.now(UTC)).examples
+    assert {one.task: one.label for one in examples} == {task: CASES[task][2] for task in UNREAD}
+    assert client.ask("cleanup")["versions"] == []  # none of them went out without a person
+
+
 def test_the_audit_draws_by_request(connect: Connect) -> None:
     client = connect(audit=0.5, seed=3)
     for number in range(40):
@@ -744,6 +773,44 @@ def test_any_answer_can_be_corrected_by_its_request(connect: Connect) -> None:
     labels = {"task": "tone", "digest": answered["model"]["digest"]}
     assert client.value("palmette_cleanup_rate", **labels) == 0.5
     assert client.value("palmette_cleanup_size", **labels) == 1.0
+
+
+def report(client: Client, **body: Any) -> httpx.Response:
+    """Correct an answer that the queue does not have."""
+    known = {"request_id": "elsewhere", "reviewer": "desk", "model": client.service.model.digest}
+    return client.post("/v1/review/corrections", json=known | body)
+
+
+def test_a_correction_is_reported_with_its_text_where_texts_are_kept(connect: Connect) -> None:
+    client = connect(keep_texts=True)
+    reviews = client.service.reviews
+    assert reviews is not None
+    tone = {"task": "tone", "prediction": "good", "label": "bad"}
+    tags = {"task": "pos", "prediction": ["NOUN", "VERB"], "label": ["VERB", "VERB"]}
+    for body in (tone, tags):
+        assert "keeps texts" in refused(report(client, **body), 422, "text")
+    same = {"task": "same", "prediction": "yes", "label": "no", "text": "the cat sat"}
+    assert "the second text" in refused(report(client, **same), 422, "text_pair")
+    assert "single texts" in refused(report(client, **tone, text="a", text_pair="b"), 422, "text_pair")
+    answer = {"task": "answer", "prediction": [], "label": [{"text": "Paris", "answer_start": 7}]}
+    refused(report(client, **answer, text_pair="sat in Paris"), 422, "text")
+    assert reviews.queue.items(now=NOW) == []
+    assert report(client, **tone, text="it was long").status_code == 200
+    assert report(client, **answer, text="where", text_pair="sat in Paris").status_code == 200
+    found = corrections(reviews.queue.engine, now=datetime.now(UTC)).examples
+    assert [(one.example.text.string, one.task) for one in found] == [("it was long", "tone"), ("where", "answer")]
+
+
+def test_a_reported_text_that_redaction_fails_at_is_counted(connect: Connect) -> None:
+    client = connect(keep_texts=True, redact=f"{__name__}:fail")
+    assert report(client, task="tone", prediction="good", label="bad", text=NAME).status_code == 200
+    assert client.value("palmette_review_unkept_texts_total") == 1
+    assert NAME not in dump(client.service.reviews.queue)  # type: ignore[union-attr]
+
+
+def fail(words: Sequence[str]) -> list[str]:
+    """Replaces nothing, and not by as many words."""
+    return [*words, "more"]
 
 
 def test_bad_corrections_are_refused_by_field(connect: Connect) -> None:

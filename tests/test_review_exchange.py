@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from palmette.operate.review.queue import Queue, Rules
 from palmette.operate.review.transfer import bring_back, export
 from palmette.store import open_store
 from palmette.types import Text
-from test_review import CASES, DIGEST, KEEP, KINDS, NOW, candidate, put, right
+from test_review import CASES, DIGEST, KEEP, KINDS, NAME, NOW, candidate, dump, hide, put, right
 
 LINES = {"conllu": {"pos", "ner", "tone"}, "columns": {"pos", "ner"}, "jsonl": set(KINDS)}
 CASES_OF = [(name, task) for name in FORMATS for task in KINDS if task in LINES.get(name, set(KINDS))]
@@ -191,6 +194,19 @@ def test_an_annotation_with_a_fault_is_refused_and_the_rest_taken(
     assert [said.item for said in queue.decisions()] == [2]
 
 
+def test_an_item_whose_answer_nobody_can_read_is_for_annotation(queue: Queue, tmp_path: Path) -> None:
+    queue.add([replace(candidate("summary"), prediction=None, why="unreadable")], now=NOW)
+    for name, field in (("argilla", "suggestions"), ("label-studio", "predictions")):
+        assert export(queue, name, "summary", tmp_path / "out", now=NOW).items == 1
+        assert not json.loads((tmp_path / "out").read_text())[0][field]
+    found = export(queue, "jsonl", "summary", tmp_path / "out", now=NOW, which="all")
+    assert (found.items, found.unanswered) == (0, 1)
+    for reviewer in ("anna", "tom"):
+        queue.decide(1, reviewer, "corrected", label=right("summary"), now=NOW)
+    found = export(queue, "jsonl", "summary", tmp_path / "out", now=NOW)
+    assert (found.items, found.unanswered) == (1, 0)
+
+
 def test_what_a_format_cannot_hold_is_refused(queue: Queue, tmp_path: Path) -> None:
     put(queue, "tone", "answer")
     with pytest.raises(StoreError, match="jsonl"):
@@ -247,6 +263,38 @@ def test_out_and_in_by_command(queue: Queue, tmp_path: Path) -> None:
     assert all(item.open for item in queue.items(now=now)[:2])  # the server asked for two people
 
 
+@pytest.mark.parametrize("name", [name for name, task in CASES_OF if task == "summary"])
+def test_what_is_imported_goes_through_the_servers_redaction(queue: Queue, tmp_path: Path, name: str) -> None:
+    now, file = datetime.now(UTC), tmp_path / "out"
+    queue.add([candidate("summary")], now=now)
+    queue.decide(1, "anna", "corrected", label=right("summary"), now=now)
+    export(queue, name, "summary", file, now=now, which="all")
+    if name == "jsonl":  # which has what people agree on, and the second reviewer has not been here
+        file.write_text(json.dumps({"item": 1, "summary": right("summary")}))
+    assert NAME in file.read_text()
+    store = tmp_path / "redacted.db"
+    redacted = Queue(open_store(str(store)), Rules(keep=KEEP, redact=hide))
+    redacted.know(KINDS, DIGEST, now=now)
+    redacted.add([candidate("summary"), candidate("tone")], now=now)
+    arguments = ("import", store, file, "--format", name, "--task", "summary", "--reviewer", "anna")
+    without = _run(*arguments)
+    assert (without.exit_code, "give the same one with --redact" in without.output) == (2, True)
+    broken = _run(*arguments, "--redact", "test_review:fail")
+    assert "0 taken" in broken.output
+    assert "the redaction cannot be applied to it" in broken.output
+    assert redacted.decisions() == []
+    for taken, known in ((1, 0), (0, 1)):  # the second time nothing is new
+        found = _run(*arguments, "--redact", "test_review:hide")
+        assert (found.exit_code, found.output) == (0, f"{taken} taken, {known} known already\n")
+    (said,) = redacted.decisions()
+    assert said.label == ["[NAME] sat down"]
+    assert NAME not in dump(redacted)
+    file.write_text(json.dumps({"item": 2, "tone": "bad"}))  # a class repeats nothing
+    found = _run("import", store, file, "--format", "jsonl", "--task", "tone", "--reviewer", "anna")
+    assert (found.exit_code, found.output) == (0, "1 taken, 0 known already\n")
+    redacted.engine.dispose()
+
+
 def test_mistakes_end_in_a_message(queue: Queue, tmp_path: Path) -> None:
     missing = _run("export", tmp_path / "none.db", "--format", "jsonl", "--task", "t", "--out", tmp_path / "x")
     assert (missing.exit_code, "no such file" in missing.output) == (2, True)
@@ -257,6 +305,17 @@ def test_mistakes_end_in_a_message(queue: Queue, tmp_path: Path) -> None:
     assert (nowhere.exit_code, "x: cannot be written: No such file" in nowhere.output) == (2, True)
     unknown = _run("export", tmp_path / "store.db", "--format", "jsonl", "--task", "t", "--out", tmp_path / "x")
     assert (unknown.exit_code, "no task 't'" in unknown.output) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["export", "import"])
+def test_without_the_extra_it_is_named(tmp_path: Path, command: str) -> None:
+    (tmp_path / "in").touch()
+    rest = ["--out", str(tmp_path / "out")] if command == "export" else [str(tmp_path / "in"), "--reviewer", "desk"]
+    arguments = ["review", command, str(tmp_path / "store.db"), "--format", "jsonl", "--task", "tone", *rest]
+    code = "import sys; sys.modules['sqlalchemy'] = None; from palmette.cli import main; main(sys.argv[1:])"
+    found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    expected = "palmette: sqlalchemy is not installed: pip install 'palmette[operate]'\n"
+    assert (found.returncode, found.stderr) == (2, expected)
 
 
 def test_labels_are_written_as_the_api_takes_them() -> None:

@@ -17,7 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from browser import Browser
 from conftest import Trained
 from palmette.operate.review.corrections import corrections
-from palmette.operate.review.queue import Candidate, Queue
+from palmette.operate.review.queue import Candidate, Queue, Why
 from palmette.run import Run
 from palmette.serving import ServerSettings
 from palmette.serving.app import create_app
@@ -93,17 +93,17 @@ class Page:
         self.wait("!document.body.hasAttribute('aria-busy')")
 
 
-def put(queue: Queue, task: str, example: Example, label: Label, number: int = 0) -> int:
-    candidate = Candidate(
-        "r", number, task, KINDS[task], DIGEST, example, label, 0.41, "low_confidence", automatic=False
-    )
+def put(queue: Queue, task: str, example: Example, label: Label | None, number: int = 0) -> int:
+    why: Why = "unreadable" if label is None else "low_confidence"
+    sure = None if label is None else 0.41
+    candidate = Candidate("r", number, task, KINDS[task], DIGEST, example, label, sure, why, automatic=False)
     return queue.add([candidate], now=datetime.now(UTC))[0][0]
 
 
 def correct(page: Page, task: str) -> Any:
     """Correct the one item of a task with keys; what is then right."""
     if task == "pos":
-        page.press("3", "2", "1")  # VERB, NOUN, ADP: each goes on to the next word
+        page.press("3", "2", "1", "2", "2")  # VERB, NOUN, ADP, …: each goes on to the next word
         return ["VERB", "NOUN", "ADP", "NOUN", "NOUN"]
     if task == "ner":
         page.press(Keys.BACKSPACE, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
@@ -153,6 +153,24 @@ def test_every_form_is_corrected_with_keys(browser: Browser, url: str, queue: Qu
     page.done()
     (said,) = queue.decisions()
     assert (said.item, said.reviewer, said.verdict, said.label) == (item, "Anna", "corrected", expected)
+    assert browser.console() == []
+
+
+@pytest.mark.parametrize("task", FIRST)
+def test_what_nobody_could_read_is_answered_from_nothing(browser: Browser, url: str, queue: Queue, task: str) -> None:
+    put(queue, task, FIRST[task][0], None)
+    page = Page(browser, url)
+    assert page.text("#why") == "here since nobody can read what the model wrote"
+    assert (page.text("#changes"), page.text("#accept")) == ("Say what is right.", "Accept")
+    assert browser.ask("document.getElementById('accept').disabled")
+    expected = correct(page, task)
+    if task == "summary":
+        page.hold(Keys.CONTROL, Keys.ENTER)
+    else:
+        page.press(Keys.ENTER)
+    page.done()
+    (said,) = queue.decisions()
+    assert (said.verdict, said.label) == ("corrected", ["arts", "news"] if task == "topics" else expected)
     assert browser.console() == []
 
 

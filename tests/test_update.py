@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -111,18 +112,19 @@ def candidate(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     checks = folder / "checks.yaml"
     left = ["typo", "lower_case", "upper_case", "punctuation", "white_space", "synonym", "contraction"]
     checks.write_text(f"leave_out: [{', '.join([*left, 'neutral_sentence'])}]")  # a tiny model knows no other words
-    arguments = ["update", run, "--corrections", folder / "review.db", "--out", folder / "new", "--checks", checks]
+    shutil.copytree(run, folder / "run")  # the candidate is to stand beside it
+    arguments = ["update", folder / "run", "--corrections", folder / "review.db", "--checks", checks]
     arguments += ["--latency-budget", "3", "--cases", "50"]
     found = CliRunner().invoke(main, [*map(str, arguments), *LOOSE])
     (folder / "output").write_text(found.output)
     (folder / "code").write_text(str(found.exit_code))
-    assert (folder / "new" / "update.json").exists(), found.output
+    assert (folder / "run-candidate" / "update.json").exists(), found.output
     return folder
 
 
 @pytest.fixture(scope="module")
 def written(candidate: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((candidate / "new" / "update.json").read_text())
+    content: dict[str, Any] = json.loads((candidate / "run-candidate" / "update.json").read_text())
     return content
 
 
@@ -134,7 +136,7 @@ def test_the_planted_error_goes_and_nothing_else_gets_worse(candidate: Path, wri
     assert written["bought"]["pos"]["corrections"] is None  # nobody corrected any
     for task in ("tone", "pos"):
         assert written["bought"][task]["data"]["verdict"] == "passed"
-    gate = json.loads((candidate / "new" / "gate.json").read_text())
+    gate = json.loads((candidate / "run-candidate" / "gate.json").read_text())
     assert {task: found["verdict"] for task, found in gate["tasks"].items()} == {"tone": "passed", "pos": "passed"}
     assert (gate["settings"]["latency_budget"], gate["settings"]["cases"]) == (3, 50)
 
@@ -147,7 +149,7 @@ def test_it_ends_with_the_gates_verdict_and_says_what_was_bought(candidate: Path
 
 
 def test_the_bundle_answers_as_corrected(candidate: Path) -> None:
-    bundle = palmette.load(candidate / "new" / "bundle")
+    bundle = palmette.load(candidate / "run-candidate" / "bundle")
     texts = sentences(10, [WRONG], 5)
     labels = [answer["tasks"]["tone"]["label"] for answer in bundle.predict(texts)]
     assert labels.count("up") >= 8
@@ -163,7 +165,8 @@ def test_every_correction_is_accounted_for(candidate: Path, written: dict[str, A
     assert first["reviewers"] == ["anna", "tom"]
     assert first["model"] == "d" * 64
     assert first["changed"] is True
-    assert (candidate / "new" / "run" / "update.json").read_text() == (candidate / "new" / "update.json").read_text()
+    folder = candidate / "run-candidate"
+    assert (folder / "run" / "update.json").read_text() == (folder / "update.json").read_text()
     text = json.dumps(written)
     assert WRONG not in text  # texts may have to be deleted: they are not copied here
 
@@ -323,6 +326,10 @@ def test_users_mistakes(run: Path, tmp_path: Path) -> None:
     empty = ["--corrections", tmp_path / "empty.db", "--out"]
     assert "the database has none" in fails(*empty, tmp_path / "o")
     assert "exists; give --out another name" in fails(*empty, tmp_path)
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run-candidate").mkdir()
+    beside = CliRunner().invoke(main, ["update", str(tmp_path / "run"), *map(str, empty[:2])])
+    assert (beside.exit_code, "run-candidate: exists; give --out another name" in beside.output) == (2, True)
     assert "--set epoch=3: the settings are epochs" in fails(*empty, tmp_path / "o", "--set", "epoch=3")
     assert "--set seed=2026-02-30: the value is not YAML" in fails(*empty, tmp_path / "o", "--set", "seed=2026-02-30")
     assert "--set epochs=[: the value is not YAML" in fails(*empty, tmp_path / "o", "--set", "epochs=[")

@@ -8,8 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,15 @@ from starlette.testclient import TestClient
 import palmette
 from conftest import Trained
 from fakes import tiny_text_config
+from palmette.answering import Answerer
 from palmette.errors import RunError
+from palmette.operate.review.corrections import corrections
 from palmette.run import Run
 from palmette.serving import ServerSettings
 from palmette.serving.app import create_app
 from palmette.serving.service import Service
+from palmette.writing.predictor import WritingPredictor
+from palmette.writing.writer import Heard, Request, Written
 from test_server import refused, serving, wait_until
 
 TEXTS = ["the cat sat", "a dog runs fast in paris"]
@@ -58,8 +63,10 @@ class Client(TestClient):
         return int(self.service.writer.answerer.predictor._child._process.pid)  # type: ignore[attr-defined]
 
 
-def connected(trunk: Path, writer: Path, **settings: Any) -> Iterator[Client]:
-    service = Service(palmette.load, trunk, ServerSettings(writer=writer, **settings))
+def connected(
+    trunk: Path, writer: Path, load: Callable[[Path], Answerer] = palmette.load, **settings: Any
+) -> Iterator[Client]:
+    service = Service(load, trunk, ServerSettings(writer=writer, **settings))
     client = Client(create_app(service))
     client.service = service
     with client:
@@ -144,6 +151,45 @@ def test_a_full_queue_of_the_writer_refuses_nobody_else(client: Client) -> None:
         finally:
             os.kill(client.process, signal.SIGCONT)
         assert taken.result().status_code == waiting.result().status_code == 200
+
+
+class Says:
+    """Writes one thing for the first text, and nothing for the others."""
+
+    def write(self, requests: Sequence[Request], heard: Heard | None = None) -> list[Written]:  # noqa: ARG002
+        return [Written("the cat" * (not place), 3, 2) for place in range(len(requests))]
+
+
+def saying(path: Path) -> Answerer:
+    """The model of a path, which says what is known, if it writes."""
+    found = palmette.load(path)
+    if isinstance(found.predictor, WritingPredictor):
+        found.predictor.writer = Says()
+    return found
+
+
+def test_what_it_writes_is_reviewed_as_other_answers_are(trained: Trained, writes: Run, tmp_path: Path) -> None:
+    review = {"audit": 1.0, "keep_texts": True, "thresholds": {"summary": 0.5}}
+    store = str(tmp_path / "store.db")
+    for client in connected(trained.folder, writes.folder.path, saying, store=store, review=review):
+        queue = client.service.reviews.queue  # type: ignore[union-attr]
+        digest = client.predict("summary").json()["model"]["digest"]
+        wait_until(lambda: len(queue.items(now=datetime.now(UTC))) == len(TEXTS))  # noqa: B023
+        found = queue.items(now=datetime.now(UTC))
+        assert [(one.why, one.prediction, one.digest) for one in found] == [
+            ("audit", ["the cat"], digest),
+            ("unreadable", None, digest),
+        ]
+        item = client.get("/v1/review/next?reviewer=anna&task=summary").json()["item"]
+        assert (item["form"], item["text"], item["confidence"]) == ("text", TEXTS[0], None)
+        body = {"reviewer": "anna", "verdict": "corrected", "label": ["The cat sat."]}
+        assert client.post(f"/v1/review/items/{item['id']}/decisions", json=body).status_code == 200
+        (correction,) = corrections(queue.engine, now=datetime.now(UTC)).examples
+        assert (correction.label, correction.example.text.string) == (("The cat sat.",), TEXTS[0])
+        (cleaned,) = client.get("/v1/review/cleanup").json()["versions"]
+        assert (cleaned["task"], cleaned["answers"], cleaned["corrected"]) == ("summary", 1, 1)
+        assert client.predict("tone").status_code == 200
+        wait_until(lambda: {"tone", "summary"} == queue.waiting().keys())  # noqa: B023
 
 
 def test_a_writer_that_dies_is_started_anew_and_costs_the_trunk_nothing(client: Client, writes: Run) -> None:

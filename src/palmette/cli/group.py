@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -44,6 +45,12 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="palmette")
 def main() -> None:
     """One model for many text tasks: train, prove, ship, operate."""
+
+
+def beside(given: Path, what: str) -> Path:
+    """Where a command writes that was not told where: a folder beside what it was given, called NAME-WHAT."""
+    whole = given if given.name not in ("", "..") else given.resolve()  # of "." the folder's own name
+    return whole.parent / f"{whole.name}-{what}"
 
 
 def open_console(*, stderr: bool = False) -> Console:

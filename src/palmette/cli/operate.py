@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from palmette.cli.group import main, open_console
+from palmette.cli.group import beside, main, open_console
 from palmette.errors import MissingExtraError, RunError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def gate(
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--corrections", required=True, metavar="DB", help="Database of the review queue: a file, or a URL.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The candidate: a new folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="The candidate: a new folder.  [default: RUN-candidate]")
 @click.option("--old", type=click.Path(path_type=Path), help="Bundle to be replaced.  [default: the run]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting (docs/update.md).")
 @_gate_options
@@ -112,7 +112,7 @@ def update(
     /,
     run: Path,
     corrections: str,
-    out: Path,
+    out: Path | None,
     old: Path | None,
     overrides: Sequence[str],
     margins: Sequence[str],
@@ -140,6 +140,7 @@ def update(
     if "://" not in corrections and not Path(corrections).is_file():
         raise RunError(f"--corrections {corrections}: is no file, nor the URL of a database")
     settings, judged = UpdateSettings.read(overrides), GateSettings.read(margins, **options)
+    out = out or beside(run, "candidate")
     console, now = open_console(), datetime.now(UTC)
     metrics = {task: kind.metric for task, kind in Run.load(run).kinds.items()}
     with LiveTable(console, metrics) as table:
@@ -323,15 +324,17 @@ def review_export(store: str, form: str, task: str, out: Path, which: Any) -> No
     """
     from datetime import UTC, datetime
 
-    from palmette.operate.review.corrections import LEFT_OUT
-    from palmette.operate.review.transfer import export as write
-
     with _queue(store) as queue:
+        from palmette.operate.review.corrections import LEFT_OUT
+        from palmette.operate.review.transfer import export as write
+
         found = write(queue, form, task, out, now=datetime.now(UTC), which=which)
     click.echo(f"{out}: {found.items} items")
     for name in ("textless", "disagreed", "waiting"):
         if count := getattr(found, name):
             click.echo(f"palmette: {count} items left out: {LEFT_OUT[name]}", err=True)
+    if found.unanswered:
+        click.echo(f"palmette: {found.unanswered} items left out: they have no answer that can be read", err=True)
 
 
 @review.command(name="import")
@@ -340,13 +343,14 @@ def review_export(store: str, form: str, task: str, out: Path, which: Any) -> No
 @click.option("--format", "form", required=True, type=_FORMATS)
 @click.option("--task", required=True, help="Whose answers.")
 @click.option("--reviewer", required=True, help="Who corrected them, where the file does not say.")
-def review_import(store: str, file: Path, form: str, task: str, reviewer: str) -> None:
+@click.option("--redact", metavar="NAME", help="The server's review.redact, for labels that repeat texts.")
+def review_import(store: str, file: Path, form: str, task: str, reviewer: str, redact: str | None) -> None:
     """Bring back corrections of exported answers. What the queue has already is not taken twice."""
     from datetime import UTC, datetime
 
-    from palmette.operate.review.transfer import bring_back
+    with _queue(store, redact) as queue:
+        from palmette.operate.review.transfer import bring_back
 
-    with _queue(store) as queue:
         found = bring_back(queue, form, task, file, reviewer=reviewer, now=datetime.now(UTC))
     click.echo(f"{found.taken} taken, {found.known} known already")
     left = {
@@ -360,19 +364,27 @@ def review_import(store: str, file: Path, form: str, task: str, reviewer: str) -
 
 
 @contextmanager
-def _queue(store: str) -> Iterator[Queue]:
-    """The queue of a store that is there."""
+def _queue(store: str, redact: str | None = None) -> Iterator[Queue]:
+    """The queue of a store that is there.
+
+    Raises:
+        StoreError: there is none.
+        ConfigError: nothing of that name redacts.
+        MissingExtraError: SQLAlchemy or a driver is not installed. What needs them is to be imported inside.
+    """
     from palmette.errors import StoreError
 
     try:
-        from palmette.operate.review.queue import Queue
+        from palmette.operate.review.queue import Queue, Rules
+        from palmette.operate.review.redaction import find_redaction
         from palmette.store import open_store
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "sqlalchemy", "operate") from error
     if "://" not in store and not Path(store).is_file():
         raise StoreError(f"{store}: there is no such file; give the store of the server (palmette serve --set store=…)")
+    rules = Rules(redact=None if redact is None else find_redaction(redact))
     engine = open_store(store)
     try:
-        yield Queue(engine)
+        yield Queue(engine, rules)
     finally:
         engine.dispose()

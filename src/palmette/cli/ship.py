@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from palmette.cli.group import main, open_console
+from palmette.cli.group import beside, main, open_console
 from palmette.errors import MissingExtraError, RunError
 
 if TYPE_CHECKING:
@@ -53,12 +53,14 @@ def export(run: Path, out: Path, quantize: str | None, accuracy_budget: float) -
 @click.option(
     "--target", "targets", multiple=True, required=True, metavar="TASK=PRECISION", help="May be given several times."
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle to write: a new folder.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The bundle to write: a new folder.  [default: BUNDLE-calibrated]"
+)
 @click.option("--data", type=click.Path(path_type=Path), help="A configuration of labelled texts; default: dev's.")
 @click.option(
     "--split", type=click.Choice(["train", "dev", "test"]), default="dev", show_default=True, help="Of --data."
 )
-def calibrate(bundle: Path, targets: Sequence[str], out: Path, data: Path | None, split: str) -> None:
+def calibrate(bundle: Path, targets: Sequence[str], out: Path | None, data: Path | None, split: str) -> None:
     """Set from which confidence on a bundle's answers are automatic; the others say `decision: review`."""
     from palmette.config import Config
     from palmette.deploy.decisions import set_thresholds
@@ -70,6 +72,7 @@ def calibrate(bundle: Path, targets: Sequence[str], out: Path, data: Path | None
             wanted[task] = float(value)
         except ValueError as error:
             raise RunError(f"--target {target}: expected TASK=PRECISION, as in ner=0.95") from error
+    out = out or beside(bundle, "calibrated")
     written = set_thresholds(bundle, out, wanted, data=Config.load(data) if data else None, split=split, say=click.echo)
     click.echo(f"{out}: {written.digest[:12]}")
 

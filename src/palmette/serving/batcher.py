@@ -289,13 +289,12 @@ class Batcher:
         return job.drop()
 
     def close(self) -> None:
-        """Work off what was accepted, then end the threads."""
+        """Work off what was accepted, then end the threads. The gallery stays open: others may use it."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-        self._gallery.close()
 
     def _work(self) -> None:
         while batch := self._next_batch():

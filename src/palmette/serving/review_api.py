@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from palmette.errors import StoreError
+from palmette.kinds import AnyKind
 from palmette.kinds.base import LabelError
 from palmette.operate.review.agreement import agreement
 from palmette.operate.review.cleanup import clean_up
@@ -215,8 +216,7 @@ def _correct(reviews: Reviews, given: bodies.CorrectionRequest, example: Example
     item = queue.find(given.request_id, given.number, given.task, now=now)
     if item is None:
         candidate = _reported(reviews, given, example)
-        decision = queue.report(candidate, given.reviewer.strip(), now=now, label=given.label, example=example)
-        reviews.metrics.items.labels(given.task, "reported").inc()
+        decision = reviews.report(candidate, given.reviewer.strip(), label=given.label, example=example)
         return _said(reviews, decision)
     _check_text(item, corrected=True, example=example)
     decision = queue.decide(item.id, given.reviewer.strip(), "corrected", now=now, label=given.label, example=example)
@@ -239,6 +239,8 @@ def _reported(reviews: Reviews, given: bodies.CorrectionRequest, example: Exampl
     if kind.form == "answer" and known.pair is None:
         message = "text_pair: give the passage, so that the answer's place can be checked"
         raise RefusedError(422, "text_needed", message, field="text_pair")
+    if queue.rules.keep is not None:
+        _check_whole(given, kind, known)
     try:
         prediction = read_label(given.prediction, kind, known)
     except LabelError as error:
@@ -255,6 +257,16 @@ def _reported(reviews: Reviews, given: bodies.CorrectionRequest, example: Exampl
         why="reported",
         automatic=True,
     )
+
+
+def _check_whole(given: bodies.CorrectionRequest, kind: AnyKind, example: Example) -> None:
+    """Refuse a text that would be kept and is not all that the task read: a model would be trained on it."""
+    if given.text is None:
+        message = "text: this server keeps texts, to learn from corrections; give that of the answer"
+        raise RefusedError(422, "text_needed", message, field="text")
+    if not kind.takes(example):
+        wanted = "pairs: give the second text" if example.pair is None else "single texts"
+        raise RefusedError(422, "input_not_taken", f"text_pair: {given.task} answers {wanted}", field="text_pair")
 
 
 def _said(reviews: Reviews, decision: Decision) -> Response:

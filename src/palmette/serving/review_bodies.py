@@ -40,8 +40,11 @@ class CorrectionRequest(Body):
     label: Any = Field(description="What is right; forms as in a decision.")
     prediction: Any = Field(None, description="What was answered, in the same form; for answers not in the queue.")
     model: str | None = Field(None, max_length=64, description="The response's model.digest; likewise.")
-    text: str | list[str] | None = Field(None, description="The text or its words.")
-    text_pair: str | list[str] | None = Field(None, description="The second text.")
+    text: str | list[str] | None = Field(
+        None,
+        description="The text or its words; needed where the server keeps texts and the answer is not in the queue.",
+    )
+    text_pair: str | list[str] | None = Field(None, description="The second text, likewise.")
 
 
 class DecisionResponse(BaseModel):
@@ -70,10 +73,10 @@ class ItemResponse(BaseModel):
     )
     labels: list[str] = Field(description="That the model knows.")
     digest: str = Field(description="Of the model.")
-    why: str = Field(description="low_confidence, disagreement, audit or reported.")
+    why: str = Field(description="low_confidence, unreadable, disagreement, audit or reported.")
     confidence: float | None
     open: bool
-    prediction: Any = Field(description="As a label; null where it repeats text that is not kept.")
+    prediction: Any = Field(description="As a label; null where it cannot be read, or repeats text that is not kept.")
     candidate: Any = Field(description="What another model answered, where they disagree.")
     text: str | None = Field(description="Null where it is not kept.")
     words: list[str] | None

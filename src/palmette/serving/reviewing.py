@@ -10,6 +10,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -23,7 +24,7 @@ from palmette.serving.model import Served
 from palmette.serving.observing import Answered
 from palmette.serving.settings import ReviewSettings
 from palmette.store import open_store
-from palmette.types import Prediction
+from palmette.types import Example, Label, Prediction
 
 _SWEEP = 60.0  # seconds between two looks for expired texts
 _FLUSH = 1.0  # seconds that counts of answers wait in memory; a crash loses them
@@ -83,16 +84,16 @@ class Reviews:
         self._sweeper.start()
 
     @classmethod
-    def open(cls, url: str, settings: ReviewSettings, registry: CollectorRegistry, model: Served) -> Reviews:
-        """Open the store, and make the model's tasks known in it.
+    def open(cls, url: str, settings: ReviewSettings, registry: CollectorRegistry, models: Sequence[Served]) -> Reviews:
+        """Open the store, and make the tasks of the models that answer known in it.
 
         Raises:
             StoreError: it cannot be opened.
             ConfigError: the function that redacts cannot be found, or a threshold is of no task.
         """
-        for task in settings.thresholds.keys() - model.kinds.keys():
-            known = ", ".join(model.kinds)
-            raise ConfigError(f"review.thresholds.{task}: the model has no such task; it has {known}")
+        known = [task for model in models for task in model.kinds]
+        for task in settings.thresholds.keys() - set(known):
+            raise ConfigError(f"review.thresholds.{task}: no model has such a task; there are {', '.join(known)}")
         rules = Rules(
             capacity=settings.capacity,
             reviewers=settings.reviewers,
@@ -101,7 +102,8 @@ class Reviews:
             lease=timedelta(minutes=settings.lease_minutes),
         )
         reviews = cls(Queue(open_store(url), rules), settings, registry)
-        reviews.know(model)
+        for model in models:
+            reviews.know(model)
         return reviews
 
     # --- Answers come in ------------------------------------------------------------------------------------------
@@ -120,10 +122,10 @@ class Reviews:
             self.know(answer.model)
             audited = self._audited(answer)
             for task, prediction in answer.predictions.items():
-                low = self._is_low(answer.model.kinds[task], prediction)
-                automatic[task, answer.model.digest] += not low
-                if low or audited:
-                    chosen.append(_candidate(answer, task, "low_confidence" if low else "audit", automatic=not low))
+                doubt = self._doubt(answer.model.kinds[task], prediction)
+                automatic[task, answer.model.digest] += doubt is None
+                if doubt is not None or audited:
+                    chosen.append(_candidate(answer, task, doubt or "audit", automatic=doubt is None))
         with self._changed:
             self._counts.update(automatic)
         self._add(chosen)
@@ -144,7 +146,7 @@ class Reviews:
                 answer,
                 task,
                 "disagreement",
-                automatic=not self._is_low(answer.model.kinds[task], prediction),
+                automatic=self._doubt(answer.model.kinds[task], prediction) is None,
                 other=other,
             )
             for task, prediction in answer.predictions.items()
@@ -162,9 +164,19 @@ class Reviews:
             self.metrics.items.labels(task, why).inc(count - lost[task, why])
         for (task, why), count in lost.items():
             self.metrics.dropped.labels(task, why).inc(count)
+        self._tell(problems)
+
+    def _tell(self, problems: Sequence[str]) -> None:
+        """Count and log texts that are not kept."""
         if problems:
             self.metrics.unkept.inc(len(problems))
             log("texts not kept", level=logging.ERROR, texts=len(problems), reason=problems[0])
+
+    def _doubt(self, kind: AnyKind, prediction: Prediction) -> Why | None:
+        """Why an answer is not to be trusted, if it is not."""
+        if prediction.readable is False:
+            return "unreadable"
+        return "low_confidence" if self._is_low(kind, prediction) else None
 
     def _is_low(self, kind: AnyKind, prediction: Prediction) -> bool:
         """Below the operator's threshold; where there is none, below the model's own (`palmette calibrate`)."""
@@ -182,6 +194,13 @@ class Reviews:
         return drawn < self.settings.audit * 2**64
 
     # --- People come in -------------------------------------------------------------------------------------------
+
+    def report(self, candidate: Candidate, reviewer: str, *, label: Any, example: Example | None) -> Decision:
+        """Put an answer into the queue together with its correction (`Queue.report`)."""
+        decision, problems = self.queue.report(candidate, reviewer, now=self.now(), label=label, example=example)
+        self.metrics.items.labels(candidate.task, candidate.why).inc()
+        self._tell(problems)
+        return decision
 
     def said(self, item: Item, decision: Decision) -> None:
         """Count a decision."""
@@ -255,9 +274,14 @@ def _candidate(answer: Answered, task: str, why: Why, *, automatic: bool, other:
         kind=kind,
         digest=answer.model.digest,
         example=answer.example,
-        prediction=prediction.label,
+        prediction=_readable(prediction),
         confidence=least(prediction, kind),
         why=why,
         automatic=automatic,
-        candidate=None if other is None else other.label,
+        candidate=None if other is None else _readable(other),
     )
+
+
+def _readable(prediction: Prediction) -> Label | None:
+    """The label; None where nobody could read all of what the model wrote: what stands for that is no label."""
+    return None if prediction.readable is False else prediction.label

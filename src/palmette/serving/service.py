@@ -76,8 +76,8 @@ class Service:
         self.follower = self._start_following()
         self.reviews = self._open_reviews()
         self.watcher = self._watch()
-        gallery = Gallery(self._observers(), self.metrics, reads=self._reads)
-        self.batcher = self._new_batcher(gallery, workers=settings.workers)
+        self._gallery = Gallery(self._observers(), self.metrics, reads=self._reads)
+        self.batcher = self._new_batcher(workers=settings.workers)
         # With a queue of its own: whoever waits for the writer holds up nobody else.
         self._written = self._new_batcher() if self.writer is not None else None
         self.draining = False
@@ -139,6 +139,7 @@ class Service:
         self.batcher.close()
         if self._written is not None:
             self._written.close()
+        self._gallery.close()
         if self.follower is not None:
             self.follower.close()
 
@@ -154,10 +155,10 @@ class Service:
             )
         return Served.of(Answerer(dict(predictor.kinds), predictor), path)
 
-    def _new_batcher(self, gallery: Gallery | None = None, *, workers: int = 1) -> Batcher:
+    def _new_batcher(self, *, workers: int = 1) -> Batcher:
         return Batcher(
             self.metrics,
-            gallery,
+            self._gallery,
             batch_tokens=self.settings.batch_tokens,
             queue_tokens=self.settings.queue_tokens,
             queue_seconds=self.settings.queue_seconds,
@@ -211,7 +212,8 @@ class Service:
             from palmette.serving.reviewing import Reviews
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "sqlalchemy", "operate") from error
-        return Reviews.open(self.settings.store, self.settings.review, self.metrics.registry, self.model)
+        models = [self.model, *([self.writer] if self.writer is not None else [])]
+        return Reviews.open(self.settings.store, self.settings.review, self.metrics.registry, models)
 
     def _watch(self) -> Watcher | None:
         if not self.settings.watch:

@@ -30,7 +30,7 @@ from palmette.operate.review.redaction import Redact, redact_example, redact_lab
 from palmette.operate.review.tables import CountRow, DecisionRow, ItemRow, LeaseRow, TaskRow, TextRow
 from palmette.types import Example, Label
 
-Why = Literal["low_confidence", "disagreement", "audit", "reported"]
+Why = Literal["low_confidence", "unreadable", "disagreement", "audit", "reported"]
 Verdict = Literal["right", "corrected", "skipped", "withdrawn"]
 VERDICTS: tuple[Verdict, ...] = ("right", "corrected", "skipped", "withdrawn")
 
@@ -58,7 +58,7 @@ class Candidate:
         request_id, number: the request, and the text's place in it from 0.
         task, kind, digest: which task of which model answered.
         example: the text.
-        prediction: the answer.
+        prediction: the answer; None where what the model wrote cannot be read.
         confidence: in [0, 1]; None where the kind has none.
         why: why people are to check it.
         automatic: whether the answer went out without a person.
@@ -71,7 +71,7 @@ class Candidate:
     kind: AnyKind
     digest: str
     example: Example
-    prediction: Label
+    prediction: Label | None
     confidence: float | None
     why: Why
     automatic: bool
@@ -90,9 +90,10 @@ class Item:
         words: of the text.
         paired: whether it is a pair.
         example: the text; None where it is not kept, or no longer.
-        prediction, candidate: answers as JSON; None where they repeat text that is not kept.
+        prediction, candidate: answers as JSON; None where they repeat text that is not kept, or cannot be read.
         open: whether it still waits for people.
         reviewers: how many it needs; None where that was not written down.
+        redacted: whether its text went through a redaction; False where none is kept.
     """
 
     id: int
@@ -112,6 +113,7 @@ class Item:
     automatic: bool
     open: bool
     reviewers: int | None
+    redacted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,6 @@ class Queue:
             except StoreError as error:
                 problems.append(str(error))
         with_text = holds_text(given.kind)
-        prediction, other = given.prediction, given.candidate
         row = {
             "created": now,
             "request_id": given.request_id,
@@ -222,8 +223,8 @@ class Queue:
             "digest": given.digest,
             "words": len(given.example.text.words),
             "paired": given.example.pair is not None,
-            "prediction": None if with_text else label_json(prediction),
-            "candidate": None if with_text or other is None else label_json(other),
+            "prediction": None if with_text else _json(given.prediction),
+            "candidate": None if with_text else _json(given.candidate),
             "confidence": given.confidence,
             "why": given.why,
             "automatic": given.automatic,
@@ -233,9 +234,14 @@ class Queue:
         identity = int(connection.execute(sa.insert(ItemRow).values(row).returning(ItemRow.id)).scalar_one())
         if kept is not None and self.rules.keep is not None:
             example, answers = kept
-            text = {"item_id": identity, "example": example_json(example), "expires": now + self.rules.keep}
+            text = {
+                "item_id": identity,
+                "example": example_json(example),
+                "expires": now + self.rules.keep,
+                "redacted": self.rules.redact is not None,
+            }
             if with_text:
-                text |= {key: None if found is None else label_json(found) for key, found in answers.items()}
+                text |= {key: _json(found) for key, found in answers.items()}
             connection.execute(sa.insert(TextRow).values(text))
         return identity
 
@@ -381,6 +387,7 @@ class Queue:
                 TextRow.example,
                 TextRow.prediction.label("text_prediction"),
                 TextRow.candidate.label("text_candidate"),
+                TextRow.redacted,
             )
             .outerjoin(TextRow, sa.and_(TextRow.item_id == ItemRow.id, TextRow.expires > now))
             .where(where)
@@ -397,6 +404,7 @@ class Queue:
             example=None if row["example"] is None else read_example(row["example"]),
             prediction=row["prediction"] if row["prediction"] is not None else row["text_prediction"],
             candidate=row["candidate"] if row["candidate"] is not None else row["text_candidate"],
+            redacted=bool(row["redacted"]),
         )
 
     # --- Decisions --------------------------------------------------------------------------------------------------
@@ -436,7 +444,7 @@ class Queue:
 
     def report(
         self, candidate: Candidate, reviewer: str, *, now: datetime, label: Any, example: Example | None = None
-    ) -> Decision:
+    ) -> tuple[Decision, list[str]]:
         """Put an answer into the queue together with its correction: both are on disk when this returns, or neither.
 
         Args:
@@ -446,16 +454,20 @@ class Queue:
             label: of the correction, as JSON.
             example: the text, as the reviewer has it.
 
+        Returns:
+            The decision, and why the text is not kept (what redaction failed at).
+
         Raises:
             LabelError: the label is none of the task's kind over this text.
         """
+        problems: list[str] = []
         with self.engine.begin() as connection:
             self._alone(connection)
-            identity = self._insert(connection, candidate, now, [])
+            identity = self._insert(connection, candidate, now, problems)
             (item,) = self._read(connection, ItemRow.id == identity, now)
             row = self._row(item, reviewer, "corrected", label, example, now)
             self._say(connection, item, row)
-        return _decision(row)
+        return _decision(row), problems
 
     def _row(
         self, item: Item, reviewer: str, verdict: Verdict, label: Any, example: Example | None, now: datetime
@@ -500,25 +512,31 @@ class Queue:
             if item.kind.form == "answer" and example is not None and example.pair is not None:
                 given = example
             found = read_label(label, item.kind, given)
-            kept = self._redacted_label(found, item, item.example, given)
+            kept = self.redacted(found, item, given)
         else:
             found = read_label(label, item.kind, known)
             kept = None if holds_text(item.kind) and item.example is None else found
-        written = None if kept is None else label_json(kept)
+        written = _json(kept)
         if item.prediction is None:
             return written, 1, 1
         before = read_label(item.prediction, item.kind, known)
         pairs = item.kind.compare(before, found if kept is None else kept)
         return written, sum(one != other for one, other in pairs), len(pairs)
 
-    def _redacted_label(self, label: Label, item: Item, after: Example, given: Example) -> Label | None:
-        """A reviewer's label over the redacted text; None where redaction fails.
+    def redacted(self, label: Label, item: Item, given: Example | None = None) -> Label | None:
+        """What a label becomes before it is kept over an item's redacted text; None where redaction cannot tell.
+
+        Args:
+            label: as a reviewer gave it.
+            item: whose.
+            given: the text that the reviewer had; by default as the item has it.
 
         Raises:
             LabelError: the text that was given is not the item's.
         """
-        if self.rules.redact is None:
+        if self.rules.redact is None or (after := item.example) is None:
             return label
+        given = given or after
         try:
             if given.pair != after.pair and redact_example(given, self.rules.redact).pair != after.pair:
                 raise LabelError("its place is in another passage than the item's")
@@ -645,6 +663,10 @@ def _older_transactions(connection: Connection) -> int:
         if not count or time.monotonic() > stop:
             return count
         time.sleep(0.02)
+
+
+def _json(label: Label | None) -> Any:
+    return None if label is None else label_json(label)
 
 
 def _size(item: Item, example: Example) -> int:

@@ -61,6 +61,7 @@ class TextRow(Base):
     prediction: Mapped[Any] = mapped_column(JSON(none_as_null=True), nullable=True)
     candidate: Mapped[Any] = mapped_column(JSON(none_as_null=True), nullable=True)
     expires: Mapped[datetime] = mapped_column(Moment, index=True)
+    redacted: Mapped[bool | None]  # whether it went through a redaction; None: kept by a version that did not note it
 
 
 class DecisionRow(Base):

@@ -8,6 +8,7 @@ import { ask, KEY, Refusal } from "./server.js";
 const NAME = "palmette-reviewer";
 const WHY = {
   low_confidence: "here for its low confidence",
+  unreadable: "here since nobody can read what the model wrote",
   disagreement: "here since another model says something else",
   audit: "here by chance: the audit",
   reported: "reported by somebody",
@@ -105,7 +106,7 @@ function changed() {
   byId("accept").textContent = corrected ? "Send correction" : "Accept";
   byId("accept").disabled = editor.label() === null;
   byId("reset").disabled = !corrected;
-  byId("changes").textContent = editor.label() === null ? "The text is not kept, so this answer cannot be judged here: skip it, or look it up by its request." : editor.note();
+  byId("changes").textContent = editor.label() !== null ? editor.note() : item.text !== null ? "Say what is right." : "The text is not kept, so this answer cannot be judged here: skip it, or look it up by its request.";
 }
 
 async function decide(verdict, label) {

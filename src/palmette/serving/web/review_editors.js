@@ -28,7 +28,12 @@ function context({ text, text_pair: pair }) {
 class Editor {
   constructor(item, box, palette, changed) {
     Object.assign(this, { item, box, palette, changed });
-    this.value = structuredClone(item.prediction);
+    this.value = this.start();
+  }
+
+  /** What it begins with: the model's answer, or nothing where that cannot be read. */
+  start() {
+    return structuredClone(this.item.prediction);
   }
 
   label() {
@@ -40,7 +45,7 @@ class Editor {
   }
 
   reset() {
-    this.value = structuredClone(this.item.prediction);
+    this.value = this.start();
     this.draw();
     this.changed();
   }
@@ -98,12 +103,13 @@ class Class extends Editor {
 class Classes extends Editor {
   draw() {
     this.box.replaceChildren(...context(this.item));
-    this.drawPalette((name) => this.value.includes(name), { none: "none of them" });
+    this.drawPalette((name) => Boolean(this.value?.includes(name)), { none: "none of them" });
   }
 
   choose(name) {
     if (name === null) return this.set([]);
-    const members = this.value.includes(name) ? this.value.filter((other) => other !== name) : [...this.value, name];
+    const before = this.value ?? [];
+    const members = before.includes(name) ? before.filter((other) => other !== name) : [...before, name];
     return this.set(members.sort((one, other) => (one < other ? -1 : 1)));
   }
 }
@@ -197,12 +203,21 @@ class Words extends Editor {
 class Tags extends Words {
   several = true;
 
+  start() {
+    return super.start() ?? this.words().map(() => null);
+  }
+
+  /** Nothing before every word has its tag. */
+  label() {
+    return this.value.includes(null) || (this.item.prediction === null && !this.value.length) ? null : this.value;
+  }
+
   draw() {
     const before = this.item.prediction ?? [];
     this.box.replaceChildren(
       ...this.drawWords((number) => ({
         classes: this.value[number] === before[number] ? [] : ["changed"],
-        under: element("span", { class: "tag", dir: "ltr" }, this.value[number]),
+        under: element("span", { class: "tag", dir: "ltr" }, this.value[number] ?? "–"),
       })),
     );
     const [start, stop] = this.range();
@@ -219,7 +234,7 @@ class Tags extends Words {
   }
 
   note() {
-    const changes = this.value.filter((tag, number) => tag !== this.item.prediction[number]).length;
+    const changes = this.value.filter((tag, number) => tag !== this.item.prediction?.[number]).length;
     return changes ? `${count(changes, "word")} changed` : "";
   }
 }
@@ -251,7 +266,7 @@ class Spans extends Words {
   }
 
   draw() {
-    const spans = spansOf(this.value);
+    const spans = spansOf(this.value ?? []);
     const names = this.names();
     const about = (number) => {
       const span = spans.find(([start, stop]) => number >= start && number < stop);
@@ -266,16 +281,17 @@ class Spans extends Words {
   }
 
   choose(name) {
+    if (!this.words().length) return false;
     const [from, to] = this.range();
-    const rest = spansOf(this.value).filter(([start, stop]) => stop <= from || start >= to);
+    const rest = spansOf(this.value ?? []).filter(([start, stop]) => stop <= from || start >= to);
     this.extending = false;
-    this.set(tagsOf(name === null ? rest : [...rest, [from, to, name]], this.value.length));
+    this.set(tagsOf(name === null ? rest : [...rest, [from, to, name]], this.words().length));
     this.focus();
     return true;
   }
 
   note() {
-    const [before, after] = [this.item.prediction, this.value].map((tags) => spansOf(tags).map(String));
+    const [before, after] = [this.item.prediction, this.value].map((tags) => spansOf(tags ?? []).map(String));
     const gone = before.filter((span) => !after.includes(span)).length;
     const added = after.filter((span) => !before.includes(span)).length;
     return gone || added ? `${count(added, "span")} new or changed, ${gone} of the model's gone` : "";
@@ -350,7 +366,7 @@ class Typed extends Editor {
   draw() {
     const { form } = this.item;
     const json = form !== "number" && form !== "text";
-    const written = form === "text" ? (this.value?.[0] ?? "") : form === "number" ? String(this.value) : JSON.stringify(this.value, null, 1);
+    const written = form === "text" ? (this.value?.[0] ?? "") : form === "number" ? String(this.value ?? "") : JSON.stringify(this.value, null, 1);
     const name = form === "number" ? "input" : "textarea";
     const read = (event) => {
       this.value = this.parse(event.target.value, form);
