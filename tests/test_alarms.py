@@ -90,6 +90,7 @@ class TestOwnBest:
             assert watched.look(a=180, b=180, c=180) == []
         assert [event["task"] for event in watched.look(a=130, b=180, c=180)] == ["a"]
 
+    @pytest.mark.slow
     def test_at_most_five_in_a_hundred_runs_without_a_fall_raise_any(self) -> None:
         raised = 0
         for run in range(80):

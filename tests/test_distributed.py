@@ -133,7 +133,11 @@ def test_two_processes_train_the_model_of_one(forked: Any, config: Path, one: Pa
 
 @pytest.mark.parametrize(
     ("model", "tokens", "adapters"),
-    [("t5", 120, None), ("language model", 400, "shared"), ("language model", 400, "per_task")],
+    [
+        ("t5", 120, None),
+        ("language model", 400, "shared"),
+        pytest.param("language model", 400, "per_task", marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_train_the_writer_of_one(
     forked: Any, tmp_path: Path, model: str, tokens: int, adapters: str | None

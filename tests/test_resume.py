@@ -132,6 +132,7 @@ def test_killed_once(runs: Runs, uninterrupted: tuple[Any, ...], tmp_path: Path,
     assert_tidy(out)
 
 
+@pytest.mark.slow
 def test_killed_in_every_life(runs: Runs, uninterrupted: tuple[Any, ...], tmp_path: Path) -> None:
     """Each life does a little, dies somewhere else, and the next goes on from there."""
     out = tmp_path / "run"

@@ -830,6 +830,7 @@ class Load:
             thread.join()
 
 
+@pytest.mark.slow
 def test_twenty_reloads_under_load_lose_nothing(trained: Trained, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(trained.folder, model, ignore=shutil.ignore_patterns("checkpoints"))
