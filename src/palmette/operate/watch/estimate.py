@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
+from palmette.kinds.base import softmax
 from palmette.operate.watch.looks import Floats, Look
 from palmette.operate.watch.profile import TaskProfile, by_chance, counts
 
@@ -119,13 +120,8 @@ def as_mixed(profile: TaskProfile, wanted: Floats) -> Floats:
         return np.full(profile.texts, 1 / profile.texts)
     gold = (profile.gold[:, annotated] - profile.gold[:, annotated].mean(axis=0)) / scale[annotated]
 
-    def weights(pull: Floats) -> Floats:
-        raised = gold @ pull
-        found = np.exp(raised - raised.max())
-        return np.asarray(found / found.sum())
-
     def missed(pull: Floats) -> Floats:
-        gaps = (weights(pull) @ profile.marks - wanted)[answered] / spread[answered]
+        gaps = (softmax(gold @ pull) @ profile.marks - wanted)[answered] / spread[answered]
         return np.append(gaps, _RIDGE * pull)
 
-    return weights(least_squares(missed, np.zeros(int(annotated.sum()))).x)
+    return softmax(gold @ least_squares(missed, np.zeros(int(annotated.sum()))).x)

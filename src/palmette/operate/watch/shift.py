@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 from scipy.spatial.distance import pdist
 from scipy.stats import gamma, wasserstein_distance
 
+from palmette.kinds.base import softmax
 from palmette.operate.watch.looks import Floats, Look
 from palmette.operate.watch.profile import TaskProfile, counts
 
@@ -136,9 +137,7 @@ def balance(marks: Floats, wanted: Floats) -> Floats:
         return float(top + np.log(total) + _RIDGE * pull @ pull / 2), weights / total @ centred + _RIDGE * pull
 
     pull = minimize(dual, np.zeros(int(kept.sum())), jac=True, method="L-BFGS-B", options={"maxiter": 50}).x
-    raised = centred @ pull
-    weights = np.exp(raised - raised.max())
-    return np.asarray(weights / weights.sum())
+    return softmax(centred @ pull)
 
 
 class Kernel:
