@@ -236,11 +236,3 @@ def run_child(script: str | Path, job: Mapping[str, Any]) -> dict[str, Any]:
         return worker.ask(job)
     finally:
         worker.stop()
-
-
-def peak_rss_gb() -> float:
-    """Most memory that this process ever held, in GB (10^9 bytes)."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9

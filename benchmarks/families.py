@@ -203,6 +203,7 @@ def work(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def _train(config: Config, corpus: Corpus, folder: Path) -> dict[str, Any]:
     from palmette import trainer
+    from palmette.machine import peak_rss_gb
     from palmette.study.job import restrict
 
     started, continued = time.perf_counter(), folder.exists()
@@ -211,13 +212,14 @@ def _train(config: Config, corpus: Corpus, folder: Path) -> dict[str, Any]:
     return {
         "train_examples": {task: sum(task in e.labels for e in own.splits["train"]) for task in own.kinds},
         "train_seconds": None if continued or not config.is_trained else round(time.perf_counter() - started, 1),
-        "train_rss_gb": round(common.peak_rss_gb(), 3) if config.is_trained else None,
+        "train_rss_gb": round(peak_rss_gb(), 3) if config.is_trained else None,
         "commit": common.commit(),
     }
 
 
 def _measure(corpus: Corpus, folder: Path, task: str, ids: Sequence[str]) -> dict[str, Any]:
     from palmette import evaluation
+    from palmette.machine import peak_rss_gb
     from palmette.run import Run
     from palmette.writing.predictor import WritingPredictor
 
@@ -238,7 +240,7 @@ def _measure(corpus: Corpus, folder: Path, task: str, ids: Sequence[str]) -> dic
         "examples": len(examples),
         "unparseable": usage["unparseable"] / len(examples) if usage else 0.0,
         "ms": 1000 * seconds / len(examples),
-        "rss_gb": round(common.peak_rss_gb(), 3),
+        "rss_gb": round(peak_rss_gb(), 3),
         "usage": usage,
     }
 

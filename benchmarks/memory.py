@@ -64,22 +64,23 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     from palmette import trainer
     from palmette.config import Config
     from palmette.corpus import load_corpus
+    from palmette.machine import peak_rss_gb
 
     torch.set_num_threads(job["threads"])
-    stages = {"imports": common.peak_rss_gb()}
+    stages = {"imports": peak_rss_gb()}
     config = Config.load(job["config"], [*job["overrides"], "training.epochs=1"])
     corpus = load_corpus(config)
     if job["examples"]:
         few = slice(None, None, max(1, len(corpus.splits["train"]) // job["examples"]))
         corpus = replace(corpus, splits={split: found[few] for split, found in corpus.splits.items()})
-    stages["data"] = common.peak_rss_gb()
+    stages["data"] = peak_rss_gb()
     trained: list[dict[str, int]] = []
 
     class LargestFirst(trainer.Loop):
         """Trains on few updates: those that need the most memory."""
 
         def _plan(self, epoch: int) -> list[Any]:
-            stages["model and encoded data"] = common.peak_rss_gb()
+            stages["model and encoded data"] = peak_rss_gb()
             steps = super()._plan(epoch)
             by_size = sorted(steps, key=lambda step: -len(step.rows) * max(map(len, step.rows)))
             by_length = sorted(steps, key=lambda step: -max(map(len, step.rows)))
@@ -92,12 +93,12 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
 
         def _step(self, *arguments: Any, **options: Any) -> None:
             super()._step(*arguments, **options)
-            stages["updates"] = common.peak_rss_gb()
+            stages["updates"] = peak_rss_gb()
 
     trainer.Loop = LargestFirst  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         trainer.train(config, Path(folder) / "run", corpus=corpus)
-    stages["evaluation"] = common.peak_rss_gb()
+    stages["evaluation"] = peak_rss_gb()
     return {
         "peak_rss_gb": stages["evaluation"],
         "peak_after": {stage: round(value, 3) for stage, value in stages.items()},

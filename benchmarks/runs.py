@@ -64,6 +64,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
 
     from palmette import trainer
     from palmette.config import Config
+    from palmette.machine import peak_rss_gb
 
     torch.set_num_threads(job["threads"])
     folder = Path(job["folder"])
@@ -73,7 +74,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         Config.parse(yaml.safe_load(job["config"])), folder, resume=True, listeners=[_Progress(folder.parent.name)]
     )
     notes: dict[str, Any] = {
-        "peak_rss_gb": round(common.peak_rss_gb(), 3),
+        "peak_rss_gb": round(peak_rss_gb(), 3),
         "commit": job["commit"],
         "threads": job["threads"],
         "torch": torch.__version__,

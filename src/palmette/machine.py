@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,18 @@ def hardware() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": version("torch"),
     }
+
+
+def peak_rss_gb() -> float:
+    """Most memory that this process ever held, in GB (10^9 bytes)."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: what getrusage says there begins with the memory of the process that started this one
+        peak = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak) * 1024 / 1e9
+    import resource
+
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_rss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def keep_quiet() -> None:

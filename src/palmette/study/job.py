@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import shutil
 import statistics
 import sys
@@ -62,7 +61,7 @@ def run(folder: Path) -> None:
     from palmette.checkpoint import RunFolder, write_atomically
     from palmette.config import Config
     from palmette.corpus import load_corpus
-    from palmette.machine import hardware
+    from palmette.machine import hardware, peak_rss_gb
     from palmette.run import Run
     from palmette.trainer import train
 
@@ -96,7 +95,7 @@ def run(folder: Path) -> None:
         # An earlier life of this job, which was killed, trained a part of it for a time that nobody noted.
         "seconds": None if continued else round(outcome.seconds - outcome.probe_seconds, 2),
         "probe_seconds": None if continued else round(outcome.probe_seconds, 2),
-        "peak_rss_gb": round(_peak_rss_gb(), 3),
+        "peak_rss_gb": round(peak_rss_gb(), 3),
         **(_usage(trained) if config.family != "heads" else _timing(trained, whole.splits["dev"])),
         "hardware": hardware(),
         "threads": job["threads"],
@@ -264,15 +263,6 @@ def _timing(trained: Run, examples: Sequence[Example]) -> dict[str, Any]:
         rounds.append(time.perf_counter() - started)
     took = 1000 * statistics.median(rounds) / len(texts)
     return {"ms_per_text": round(took, 3), "texts": len(texts), "one_by_one": True}
-
-
-def _peak_rss_gb() -> float:
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux: what getrusage says there begins with the memory of the process that started this one
-        peak = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(peak) * 1024 / 1e9
-    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak_rss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 if __name__ == "__main__":
