@@ -137,6 +137,15 @@ FIRST: dict[str, tuple[Example, Label]] = {
 }
 
 
+def send(page: Page, task: str) -> None:
+    """Send what stands there; in a text Enter begins a line."""
+    if task == "summary":
+        page.hold(Keys.CONTROL, Keys.ENTER)
+    else:
+        page.press(Keys.ENTER)
+    page.done()
+
+
 @pytest.mark.parametrize("task", FIRST)
 def test_every_form_is_corrected_with_keys(browser: Browser, url: str, queue: Queue, task: str) -> None:
     item = put(queue, task, *FIRST[task])
@@ -146,11 +155,7 @@ def test_every_form_is_corrected_with_keys(browser: Browser, url: str, queue: Qu
     assert "41.0" in page.text("#facts")
     expected = correct(page, task)
     assert page.text("#accept") == "Send correction"
-    if task == "summary":
-        page.hold(Keys.CONTROL, Keys.ENTER)
-    else:
-        page.press(Keys.ENTER)
-    page.done()
+    send(page, task)
     (said,) = queue.decisions()
     assert (said.item, said.reviewer, said.verdict, said.label) == (item, "Anna", "corrected", expected)
     assert browser.console() == []
@@ -164,11 +169,7 @@ def test_what_nobody_could_read_is_answered_from_nothing(browser: Browser, url: 
     assert (page.text("#changes"), page.text("#accept")) == ("Say what is right.", "Accept")
     assert browser.ask("document.getElementById('accept').disabled")
     expected = correct(page, task)
-    if task == "summary":
-        page.hold(Keys.CONTROL, Keys.ENTER)
-    else:
-        page.press(Keys.ENTER)
-    page.done()
+    send(page, task)
     (said,) = queue.decisions()
     assert (said.verdict, said.label) == ("corrected", ["arts", "news"] if task == "topics" else expected)
     assert browser.console() == []
@@ -181,11 +182,7 @@ def test_enter_accepts_and_escape_goes_back(browser: Browser, url: str, queue: Q
     correct(page, task)
     page.press(Keys.ESCAPE)
     assert page.text("#accept") == "Accept"
-    if task == "summary":
-        page.hold(Keys.CONTROL, Keys.ENTER)
-    else:
-        page.press(Keys.ENTER)
-    page.done()
+    send(page, task)
     (said,) = queue.decisions()
     assert (said.verdict, said.label) == ("right", None)
 
