@@ -19,6 +19,8 @@ from safetensors.numpy import load_file
 import workers
 from fakes import tiny_config, tiny_text_config
 
+pytestmark = pytest.mark.slow  # two processes each, which import everything anew
+
 LIMIT = 120  # seconds that any process may take
 
 # Sums in another order differ in fp32's last digits. Measured after 23 updates: weights within 1.2e-7.
@@ -133,11 +135,7 @@ def test_two_processes_train_the_model_of_one(forked: Any, config: Path, one: Pa
 
 @pytest.mark.parametrize(
     ("model", "tokens", "adapters"),
-    [
-        ("t5", 120, None),
-        ("language model", 400, "shared"),
-        pytest.param("language model", 400, "per_task", marks=pytest.mark.slow),
-    ],
+    [("t5", 120, None), ("language model", 400, "shared"), ("language model", 400, "per_task")],
 )
 def test_two_processes_train_the_writer_of_one(
     forked: Any, tmp_path: Path, model: str, tokens: int, adapters: str | None
@@ -179,7 +177,6 @@ def test_two_processes_resume_bit_for_bit(forked: Any, config: Path) -> None:
     assert (out / "metrics.json").read_text() == (two / "metrics.json").read_text()
 
 
-@pytest.mark.slow
 def test_torchrun(config: Path, one: Path) -> None:
     out = config.parent / "torchrun"
     script = Path(__file__).with_name("workers.py")

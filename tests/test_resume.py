@@ -154,6 +154,7 @@ def test_killed_in_every_life(runs: Runs, uninterrupted: tuple[Any, ...], tmp_pa
     assert_tidy(out)
 
 
+@pytest.mark.slow
 def test_killed_after_the_evaluation_that_stops_early(forked: Any, tmp_path: Path) -> None:
     runs = Runs(tmp_path, forked, epochs=6, patience=1, learning_rate=1e-30, head_learning_rate=1e-30)
     whole = tmp_path / "whole"

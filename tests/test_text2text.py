@@ -210,6 +210,7 @@ def toy(folder: Path, *, model: str, words: int, rate: float) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "words", "rate"), [("t5", 2, 2e-3), ("warm start", 1, 2e-3)])
 def test_it_learns(tmp_path: Path, model: str, words: int, rate: float) -> None:
     trainer.train(Config.parse(toy(tmp_path, model=model, words=words, rate=rate)), tmp_path / "run")
