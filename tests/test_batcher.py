@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -156,6 +157,31 @@ def test_a_large_request_lets_a_small_one_through(make: Make) -> None:
     wait(held, small, large)
     assert "small" in recorder.batches[1]
     assert large.answers == [large.answers[0]] * 1000
+
+
+def test_who_computes_beside_others_takes_part_of_the_threads(make: Make) -> None:
+    whole, part = Recorder(open_=False), Recorder(open_=False)
+    caller = make(whole, workers=2)
+    caller.model = replace(caller.model, beside=part)  # type: ignore[arg-type]  # it is asked like a predictor
+    first = caller.hold()
+    second = caller.submit("second")
+    assert part.begun.acquire(timeout=10)
+    part.gate.set()
+    wait(second)
+    whole.gate.set()
+    wait(first)
+    last = caller.submit("last")
+    wait(last)
+    assert (whole.batches, part.batches) == ([["held"], ["last"]], [["second"]])
+
+
+def test_a_worker_that_leaves_texts_to_others_takes_part_of_the_threads(make: Make) -> None:
+    whole, part = Recorder(), Recorder()
+    caller = make(whole, workers=2)
+    caller.model = replace(caller.model, beside=part)  # type: ignore[arg-type]  # it is asked like a predictor
+    wait(caller.submit(*[TEXT] * 100))
+    assert len(part.batches) + len(whole.batches) == 25
+    assert len(whole.batches) < 25
 
 
 def test_answers_keep_the_order_of_the_request(make: Make) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,29 @@ def test_a_head_that_is_not_asked_for_costs_nothing(bundled: Path, tmp_path: Pat
 def test_threads_do_not_change_answers(bundled: Path) -> None:
     one, two = (Runtime.load(bundled, threads=threads).predict("Anna sat in Paris.") for threads in (1, 2))
     assert rounded(one) == rounded(two)
+
+
+def test_divided_it_answers_the_same_for_several_at_once(runtime: Runtime) -> None:
+    beside = Runtime.load(runtime.bundle.folder, threads=2).divided(2)
+    assert beside is not None
+    examples = [beside.example(given) for given in AWKWARD]
+    expected = runtime.answer(examples)
+    with ThreadPoolExecutor(4) as pool:
+        predictors = [beside, runtime.predictor] * 4
+        for answers in pool.map(lambda predictor: predictor.answer(examples), predictors):
+            for found, wanted in zip(answers, expected, strict=True):
+                assert found.keys() == wanted.keys()
+                for task, prediction in wanted.items():
+                    assert_same(found[task], prediction)
+
+
+@pytest.mark.parametrize(("threads", "parts"), [(1, 2), (2, 3), (2, 1)])
+def test_threads_that_are_too_few_are_not_divided(bundled: Path, threads: int, parts: int) -> None:
+    assert Runtime.load(bundled, threads=threads).divided(parts) is None
+
+
+def test_a_run_is_not_divided(run: Run) -> None:
+    assert run.divided(2) is None
 
 
 def test_an_unknown_task_is_named(runtime: Runtime) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from palmette.explain import MOST, by_portions
-from palmette.predictor import Input, Predictor, Reading
+from palmette.predictor import AnyPredictor, Input, Predictor, Reading
 from palmette.serving.logs import log
 from palmette.serving.metrics import Metrics
 from palmette.serving.model import Served
@@ -186,6 +186,9 @@ class Batcher:
     full, or the limit is over: `longest_wait`, or a quarter of what the last batch took, if that is less. Who waited in
     vain expects fewer next time. A single caller, who asks one thing after the other, never waits.
 
+    *Alone or not.* A batch beside which no other is computed or waits has all of the engine's threads; else each worker
+    has its part of them (`Served.predictor`).
+
     *What is not computed.* Texts of a cancelled job (the caller went away, or its time is up) leave the queue at once.
 
     Words are found and subwords made in the workers, not where requests are accepted.
@@ -297,21 +300,21 @@ class Batcher:
             thread.join()
 
     def _work(self) -> None:
-        while batch := self._next_batch():
-            self._serve(batch)
-            del batch  # a model that has been replaced shall not stay in memory until the next request
+        while found := self._next_batch():
+            self._serve(*found)
+            del found  # a model that has been replaced shall not stay in memory until the next request
 
-    def _serve(self, batch: Sequence[tuple[Job, int]]) -> None:
+    def _serve(self, batch: Sequence[tuple[Job, int]], alone: bool) -> None:
         begun = time.monotonic()
         tokens = _tokens(batch)
-        self._compute(batch)
+        self._compute(batch, batch[0][0].model.predictor(alone=alone))
         with self._changed:
             self._took = time.monotonic() - begun
             self._computing -= tokens
             self._put_back(batch[0][0])
             if tokens < self._batch_tokens / 2:
                 return  # says nothing about what a full queue takes
-            rate = tokens / max(self._took, 1e-4)
+            rate = tokens / max(self._took, 1e-4) * (1 if alone else len(self._threads))
             self._rate = rate if self._rate is None else self._rate + 0.2 * (rate - self._rate)
 
     def _put_back(self, job: Job) -> None:
@@ -322,22 +325,23 @@ class Batcher:
                 self._queue.append(job)
                 self._changed.notify()
 
-    def _next_batch(self) -> list[tuple[Job, int]]:
-        """What to compute next; nothing when there will be nothing more."""
+    def _next_batch(self) -> tuple[list[tuple[Job, int]], bool] | None:
+        """What to compute next, and whether no other worker computes or is about to; None: nothing more will come."""
         with self._changed:
             while True:
                 idle = time.monotonic()
                 while not self._queue:
                     if self._closed:
-                        return []
+                        return None
                     self._changed.wait()
                 if time.monotonic() - idle > self._longest_wait:
                     self._crowd = 1
                 self._gather()
                 if self._queue:  # nobody cancelled, no other worker took it
                     batch = self._portion() if self._queue[0].explain else self._fill()
+                    alone = not self._computing and not self._queue
                     self._computing += _tokens(batch)
-                    return batch
+                    return batch, alone
 
     def _gather(self) -> None:
         """Wait for more where the rule says so."""
@@ -377,7 +381,7 @@ class Batcher:
                 turns.append(job)
         return batch
 
-    def _compute(self, batch: Sequence[tuple[Job, int]]) -> None:
+    def _compute(self, batch: Sequence[tuple[Job, int]], predictor: AnyPredictor) -> None:
         """Answer a batch and tell the jobs. Whatever goes wrong ends the jobs concerned, never the thread."""
         now = time.monotonic()
         jobs = list(dict.fromkeys(job for job, _ in batch))
@@ -392,13 +396,13 @@ class Batcher:
             explained = self._explain(*batch[0]) if jobs[0].explain else None
             if jobs[0].explaining is not None:
                 return
-            answers, seen = self._answer(batch, explained)
+            answers, seen = self._answer(batch, predictor, explained)
         except BaseException as error:  # noqa: BLE001 - a panic of the tokenizers is no Exception
             if len(jobs) > 1:
                 # One of them is at fault; the others are strangers to it.
                 log("batch failed, its requests are computed apart", level=logging.WARNING, error=error)
                 for job in jobs:
-                    self._compute([(owner, number) for owner, number in batch if owner is job])
+                    self._compute([(owner, number) for owner, number in batch if owner is job], predictor)
                 return
             log("computing failed", level=logging.ERROR, error=error, request_id=jobs[0].request_id)
             with self._changed:
@@ -422,15 +426,15 @@ class Batcher:
         return answer
 
     def _answer(
-        self, batch: Sequence[tuple[Job, int]], explained: dict[str, Any] | None
+        self, batch: Sequence[tuple[Job, int]], predictor: AnyPredictor, explained: dict[str, Any] | None
     ) -> tuple[list[bytes], list[Answered]]:
         """The rendered answers of a batch, and what observers see of them.
 
         Args:
             batch: the texts.
+            predictor: what answers them.
             explained: the answer over the only text, if it was asked to be explained.
         """
-        predictor = batch[0][0].model.answerer.predictor
         with self._words:
             examples = [predictor.example(job.inputs[number]) for job, number in batch]
         tasks = [job.tasks for job, _ in batch]

@@ -11,6 +11,7 @@ from typing import Any
 from palmette import __version__
 from palmette.answering import Answerer
 from palmette.kinds import AnyKind
+from palmette.predictor import AnyPredictor
 from palmette.types import Example, Text
 
 # What of a run folder makes its answers; history, metrics and checkpoints do not.
@@ -26,19 +27,26 @@ class Served:
         manifest: the bundle's, or the like of it for a run.
         digest: names the model in answers: the manifest's sha256.
         card: the model card, markdown; empty for a run.
+        beside: answers for a worker beside which others answer (`Answerer.divided`); None: as for one alone.
     """
 
     answerer: Answerer
     manifest: dict[str, Any]
     digest: str
     card: str
+    beside: AnyPredictor | None = None
 
     @classmethod
-    def of(cls, answerer: Answerer, path: Path) -> Served:
+    def of(cls, answerer: Answerer, path: Path, *, workers: int = 1) -> Served:
         """Describe a model that was loaded from a path, and see that it answers.
 
         The first answer of a model is slow (word rules are read, buffers made): no caller shall wait for it, and a
         model that fails here must not replace one that works.
+
+        Args:
+            answerer: the model.
+            path: where it was loaded from.
+            workers: that are to answer with it at the same time.
         """
         bundle = getattr(answerer, "bundle", None)
         if bundle is not None:
@@ -47,7 +55,14 @@ class Served:
             manifest = _describe(answerer, path)
             digest, card = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest(), ""
         answerer.predict(["a", ("a", "a")])
-        return cls(answerer, manifest, digest, card)
+        beside = answerer.divided(workers)
+        if beside is not None:
+            beside.answer([beside.example("a"), beside.example(("a", "a"))])
+        return cls(answerer, manifest, digest, card, beside)
+
+    def predictor(self, *, alone: bool) -> AnyPredictor:
+        """What answers, for a worker beside which no other one does, or some."""
+        return self.answerer.predictor if alone or self.beside is None else self.beside
 
     @property
     def kinds(self) -> dict[str, AnyKind]:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from palmette.answering import Answerer
 from palmette.deploy.bundle import Bundle
 from palmette.errors import PalmetteError, ReleaseError
 from palmette.operate.releases import desk
@@ -35,7 +34,7 @@ class Store:
     """The models that have roles in a store.
 
     Args:
-        load: path -> answerer.
+        open_: path -> model.
         path: bundle to begin with where nothing is live yet; None: the store has something live.
         releases: of the store.
         metrics: what to count with.
@@ -47,14 +46,14 @@ class Store:
 
     def __init__(
         self,
-        load: Callable[[Path], Answerer],
+        open_: Callable[[Path], Served],
         path: Path | None,
         releases: Releases,
         metrics: Metrics,
         *,
         keep_previous: bool,
     ) -> None:
-        self._load = load
+        self._open = open_
         self._keep_previous = keep_previous
         self._releases = releases
         self._metrics = metrics
@@ -107,7 +106,7 @@ class Store:
     def _model(self, digest: str, loaded: dict[str, Served]) -> Served:
         if digest not in loaded:
             path = self._releases.version(digest).path
-            model = Served.of(self._load(path), path)
+            model = self._open(path)
             if model.digest != digest:
                 raise ReleaseError(f"{path}: is {model.digest[:12]} now, and was {digest[:12]} when it was registered")
             loaded[digest] = model

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from palmette.answering import Answerer
 from palmette.operate.releases.records import State
 from palmette.operate.releases.routing import chosen
 from palmette.serving.model import Served
@@ -69,14 +68,14 @@ class Folder:
     """One model, from one path, and never from another one: who may reload must not read any file.
 
     Args:
-        load: path -> answerer; imports whatever the model needs.
+        open_: path -> model; imports whatever that needs.
         path: of the model.
     """
 
-    def __init__(self, load: Callable[[Path], Answerer], path: Path) -> None:
-        self._load = load
+    def __init__(self, open_: Callable[[Path], Served], path: Path) -> None:
+        self._open = open_
         self._path = path
 
     def read(self, old: Roster | None) -> Roster:  # noqa: ARG002 - whether its files changed, only reading tells
         """The model as it is on disk."""
-        return Roster(Served.of(self._load(self._path), self._path))
+        return Roster(self._open(self._path))

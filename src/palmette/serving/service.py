@@ -31,6 +31,7 @@ from palmette.serving.watching import Watcher
 from palmette.serving.writer import WriterProcess
 
 _LAST_WRITES = 1.0  # seconds, at least, for what observers still have to write
+_WORKERS = 2  # a third would wait for the interpreter, which words, subwords and decoding hold
 _SEED = 13  # of the resampling that limits of watched signals come from
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class Service:
         self.keys = Keys.read(settings.keys)
         self.metrics = Metrics()
         self.releases = _open_releases(path, settings)
-        self._source = self._find_source(load, path)
         self._load = load
+        self._source = self._find_source(path)
         self.roster = self._source.read(None)
         self.writer = self._start_writer(self.roster)
         self._show_roles()
@@ -77,20 +78,24 @@ class Service:
         self.reviews = self._open_reviews()
         self.watcher = self._watch()
         self._gallery = Gallery(self._observers(), self.metrics, reads=self._reads)
-        self.batcher = self._new_batcher(workers=settings.workers)
+        # A second worker would be in the first one's way where the two cannot share the engine's threads.
+        self.batcher = self._new_batcher(workers=settings.workers or (1 if self.model.beside is None else _WORKERS))
         # With a queue of its own: whoever waits for the writer holds up nobody else.
         self._written = self._new_batcher() if self.writer is not None else None
         self.draining = False
         self.end_by = math.inf
 
-    def _find_source(self, load: Callable[[Path], Answerer], path: Path | None) -> Source:
+    def _open(self, path: Path) -> Served:
+        return Served.of(self._load(path), path, workers=self.settings.workers or _WORKERS)
+
+    def _find_source(self, path: Path | None) -> Source:
         if self.releases is not None:
             from palmette.serving.rollout import Store
 
-            return Store(load, path, self.releases, self.metrics, keep_previous=self.settings.keep_previous)
+            return Store(self._open, path, self.releases, self.metrics, keep_previous=self.settings.keep_previous)
         if path is None:
             raise RunError("what to serve? give a bundle, or --store with a store in which one is live")
-        return Folder(load, path)
+        return Folder(self._open, path)
 
     def _start_following(self) -> Follower | None:
         if self.releases is None:

@@ -55,7 +55,9 @@ class ServerSettings(Settings):
         5.0, gt=0, description="Seconds that a request may have to wait for its turns; longer is answered 429."
     )
     longest_wait: float = Field(0.005, ge=0, description="Seconds that a batch waits for more, at most.")
-    workers: int = Field(1, ge=1, description="Threads that compute; the engine of each uses threads of its own.")
+    workers: int | None = Field(
+        None, ge=1, description="Batches computed at the same time; by default 2 of a bundle on several cores, else 1."
+    )
     request_timeout: float = Field(
         30.0, gt=0, description="Seconds until an answer, or between two of a stream; and for a body to arrive."
     )
