@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -166,6 +168,77 @@ def test_a_stream_is_answered_in_order_and_read_in_pieces() -> None:
         assert isinstance(found, tuple)
         assert len(found) == 2 * (number % 7) + 1
     assert read < 3000
+
+
+class Divided:
+    """A predictor that may answer two chunks at the same time, and what its engines were asked."""
+
+    def __init__(self) -> None:
+        self.whole, self.part = Engine(), Engine()
+        self.asked: list[int] = []
+
+        def divide(parts: int) -> Engine:
+            self.asked.append(parts)
+            return self.part
+
+        find = partial(find_words, language="en")
+        self.predictor = Predictor(TASKS, ENCODER, self.whole, pad=0, find_words=find, divide=divide)
+
+
+def numbered(count: int) -> list[str]:
+    return ["the cat " * (number % 7) + str(number) for number in range(count)]
+
+
+def test_a_long_stream_is_divided_and_answered_in_order() -> None:
+    divided, plain = Divided(), predictor_of()[0]
+    texts = numbered(2100)
+    found = list(divided.predictor.stream(texts))
+    assert found == list(plain.stream(texts))
+    assert divided.part.batches
+    assert not divided.whole.batches
+
+
+def test_a_short_stream_is_not_divided() -> None:
+    divided = Divided()
+    assert len(list(divided.predictor.stream(numbered(512)))) == 512
+    assert not divided.asked
+
+
+@pytest.mark.parametrize("count", [0, 1, 512, 700, 1024, 1500, 2048])
+def test_what_was_read_before_an_error_is_answered(count: int) -> None:
+    def failing() -> Iterator[str]:
+        yield from numbered(count)
+        raise OSError("the disk is gone")
+
+    answers: list[Any] = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        answers.extend(Divided().predictor.stream(failing()))
+    assert [example.text.string for example, _ in answers] == numbered(count)[: count // 512 * 512]
+
+
+def test_an_error_in_a_chunk_ends_the_stream_after_the_answers_before_it() -> None:
+    divided = Divided()
+    texts: list[Any] = [*numbered(1500), 7, *numbered(100)]
+    answers: list[Any] = []
+    with pytest.raises(RunError, match="expected a text"):
+        answers.extend(divided.predictor.stream(texts))
+    assert len(answers) == 1024
+
+
+def test_a_divided_stream_that_is_left_computes_no_more() -> None:
+    divided, read = Divided(), 0
+
+    def endless() -> Iterator[str]:
+        nonlocal read
+        for text in cycle(numbered(600)):
+            read += 1
+            yield text
+
+    stream = divided.predictor.stream(endless())
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]  # it is a generator
+    assert read <= 4 * 512
+    assert not [thread for thread in threading.enumerate() if "palmette-stream" in thread.name]
 
 
 def test_a_subset_of_tasks_in_the_order_asked_for() -> None:

@@ -151,7 +151,7 @@ def test_threads_do_not_change_answers(bundled: Path) -> None:
 
 
 def test_divided_it_answers_the_same_for_several_at_once(runtime: Runtime) -> None:
-    beside = Runtime.load(runtime.bundle.folder, threads=2).divided(2)
+    beside = Runtime.load(runtime.bundle.folder, threads=2).predictor.divided(2)
     assert beside is not None
     examples = [beside.example(given) for given in AWKWARD]
     expected = runtime.answer(examples)
@@ -166,11 +166,11 @@ def test_divided_it_answers_the_same_for_several_at_once(runtime: Runtime) -> No
 
 @pytest.mark.parametrize(("threads", "parts"), [(1, 2), (2, 3), (2, 1)])
 def test_threads_that_are_too_few_are_not_divided(bundled: Path, threads: int, parts: int) -> None:
-    assert Runtime.load(bundled, threads=threads).divided(parts) is None
+    assert Runtime.load(bundled, threads=threads).predictor.divided(parts) is None
 
 
 def test_a_run_is_not_divided(run: Run) -> None:
-    assert run.divided(2) is None
+    assert run.predictor.divided(2) is None
 
 
 def test_an_unknown_task_is_named(runtime: Runtime) -> None:

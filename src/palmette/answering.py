@@ -24,14 +24,6 @@ class Answerer:
     kinds: dict[str, AnyKind]
     predictor: AnyPredictor
 
-    def divided(self, parts: int) -> AnyPredictor | None:  # noqa: ARG002 - an engine of others' threads has none to give
-        """The predictor for when several answer at the same time, each with its part of the engine's threads.
-
-        Returns:
-            None where the threads cannot be divided.
-        """
-        return None
-
     def predict(
         self, inputs: Input | Sequence[Input], *, tasks: Sequence[str] | None = None, explain: bool = False
     ) -> Any:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,14 @@ _PASS_TOKENS = 40
 _CHUNK = 512  # examples that are sorted by length together; bounds the memory of a stream
 
 
+# Chunks or batches that are computed at the same time where there is work for it. A third would wait for the
+# interpreter, which words, subwords and decoding hold.
+AT_ONCE = 2
+
+_Chunk = tuple[list[Example], list[list[str]]]  # and the tasks that are wanted of each
+_AnsweredChunk = tuple[list[Example], list[dict[str, Prediction]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What the heads of some tasks say of an example, not yet decoded; where asked for, its mean vector [width]."""
@@ -53,6 +64,17 @@ class AnyPredictor(ABC):
     def __init__(self, kinds: Mapping[str, AnyKind], find_words: Callable[[str], Text]) -> None:
         self.kinds = kinds
         self.find_words = find_words
+
+    def divided(self, parts: int) -> AnyPredictor | None:  # noqa: ARG002 - not every engine has threads to divide
+        """The same predictor for each of several callers at the same time, with its part of the engine's threads.
+
+        Args:
+            parts: how many answer at the same time.
+
+        Returns:
+            None where the threads cannot be divided into so many parts, or need not.
+        """
+        return None
 
     @abstractmethod
     def _run(self, examples: Sequence[Example], wanted: Sequence[Sequence[str]]) -> list[dict[str, Prediction]]:
@@ -116,12 +138,15 @@ class AnyPredictor(ABC):
             RunError: a task is unknown, an input is of no known form (one text is none: `[text]`), or none of the named
                 tasks takes it.
         """
-        for chunk, wanted in self._chunks(inputs, tasks):
-            yield from zip(chunk, self._run(chunk, wanted), strict=True)
+        for chunk, answers in self._answered(self._chunks(inputs, tasks)):
+            yield from zip(chunk, answers, strict=True)
 
-    def _chunks(
-        self, inputs: Iterable[Input | Example], tasks: Sequence[str] | None
-    ) -> Iterator[tuple[list[Example], list[list[str]]]]:
+    def _answered(self, chunks: Iterator[_Chunk]) -> Iterator[_AnsweredChunk]:
+        """Each chunk with its answers, in order."""
+        for chunk, wanted in chunks:
+            yield chunk, self._run(chunk, wanted)
+
+    def _chunks(self, inputs: Iterable[Input | Example], tasks: Sequence[str] | None) -> Iterator[_Chunk]:
         """Examples, some at a time, and the tasks that are wanted of each."""
         kinds = self.choose(tasks)
         if isinstance(inputs, str | bytes | Mapping) or not isinstance(inputs, Iterable):
@@ -193,6 +218,7 @@ class Predictor(AnyPredictor):
         pad: vocabulary id of padding.
         find_words: raw text -> words.
         batch_tokens: most padded tokens in one batch.
+        divide: number of callers at the same time -> an engine with the part of each of the threads, or None.
     """
 
     def __init__(
@@ -204,12 +230,51 @@ class Predictor(AnyPredictor):
         pad: int,
         find_words: Callable[[str], Text],
         batch_tokens: int = 4096,
+        divide: Callable[[int], Engine | None] | None = None,
     ) -> None:
         super().__init__(kinds, find_words)
         self.encoder = encoder
         self.engine = engine
         self.pad = pad
         self.batch_tokens = batch_tokens
+        self._divide = divide
+
+    def divided(self, parts: int) -> Predictor | None:
+        """The same words, subwords and tasks over an engine with a part of the threads.
+
+        Two passes of one thread each are done sooner than two of two threads, one after the other: threads of a pass
+        wait for each other, and all but one wait while subwords are made and answers decoded (LOG.md, 2026-11-27).
+        """
+        engine = self._divide(parts) if self._divide is not None and parts > 1 else None
+        if engine is None:
+            return None
+        beside = copy(self)
+        beside.engine = engine
+        return beside
+
+    def _answered(self, chunks: Iterator[_Chunk]) -> Iterator[_AnsweredChunk]:
+        """Two chunks at a time, where there are two and the engine's threads can be divided."""
+        if self._divide is None:
+            yield from super()._answered(chunks)
+            return
+        failures: list[Exception] = []
+
+        def read() -> Iterator[_Chunk]:
+            """What was read before reading failed is answered first."""
+            try:
+                yield from chunks
+            except Exception as error:  # noqa: BLE001 - it is raised below
+                failures.append(error)
+
+        source = read()
+        begun = list(islice(source, 2))
+        beside = self.divided(AT_ONCE) if len(begun) > 1 else None
+        if beside is None:
+            yield from super()._answered(chain(begun, source))
+        else:
+            yield from _at_once(beside._run, chain(begun, source))  # noqa: SLF001 - it is a copy of this one
+        if failures:
+            raise failures[0]
 
     def readings(self, inputs: Iterable[Input | Example], tasks: Sequence[str] | None = None) -> Iterator[Reading]:
         """What `stream` decodes, for whoever asks more of the outputs than the best answer.
@@ -293,6 +358,24 @@ class Predictor(AnyPredictor):
             {task: [(row, outputs[task, number][row.window]) for row in dataset.encoded[number].rows] for task in tasks}
             for number, tasks in enumerate(wanted)
         ]
+
+
+def _at_once(
+    run: Callable[[list[Example], list[list[str]]], list[dict[str, Prediction]]], chunks: Iterable[_Chunk]
+) -> Iterator[_AnsweredChunk]:
+    """Chunks with their answers, in order, computed by threads of this call's own."""
+    pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="palmette-stream")
+    waiting: deque[tuple[list[Example], Future[list[dict[str, Prediction]]]]] = deque()
+    try:
+        for chunk, wanted in chunks:
+            waiting.append((chunk, pool.submit(run, chunk, wanted)))
+            if len(waiting) > AT_ONCE:
+                done, answers = waiting.popleft()
+                yield done, answers.result()
+        for done, answers in waiting:
+            yield done, answers.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # who leaves the stream waits for no more than is being computed
 
 
 def _tempered(scores: NDArray[Any], kind: AnyKind) -> NDArray[Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,31 +82,26 @@ class Runtime(Answerer):
             words = WordFinder(WordRules.from_json(bundle.read_json(WORDS)))
         except ValueError as error:
             raise BundleError(f"{bundle.folder / WORDS}: is damaged: {error}") from error
-        session = open_session(bundle.read(GRAPH), threads=threads, where=str(bundle.folder / GRAPH))
-        check_graph(session, kinds, where=str(bundle.folder / GRAPH))
-        engine = onnx_engine(session)
-        predictor = Predictor(kinds, encoder, engine, pad=pad, find_words=words, batch_tokens=_BATCH_TOKENS)
+        where = str(bundle.folder / GRAPH)
+        session = open_session(bundle.read(GRAPH), threads=threads, where=where)
+        check_graph(session, kinds, where=where)
+
+        @cache
+        def divide(parts: int) -> Engine | None:
+            """A second session, with weights of its own in memory."""
+            part = (threads or cores()) // parts
+            return onnx_engine(open_session(bundle.read(GRAPH), threads=part, where=where)) if part else None
+
+        predictor = Predictor(
+            kinds,
+            encoder,
+            onnx_engine(session),
+            pad=pad,
+            find_words=words,
+            batch_tokens=_BATCH_TOKENS,
+            divide=divide,
+        )
         return cls(kinds, predictor, bundle, session)
-
-    def divided(self, parts: int) -> Predictor | None:
-        """The same words, subwords and tasks over a second session, whose passes take a part of the threads.
-
-        Two passes of one thread each are done sooner than two of two threads, one after the other: threads of a pass
-        wait for each other (LOG.md, 2026-11-27). The second session keeps weights of its own in memory.
-
-        Args:
-            parts: how many answer at the same time.
-
-        Returns:
-            None if a pass has fewer threads than that, or `parts` is 1.
-        """
-        threads = self.session.get_session_options().intra_op_num_threads // parts
-        if parts == 1 or not threads:
-            return None
-        where = str(self.bundle.folder / GRAPH)
-        beside = copy(self.predictor)
-        beside.engine = onnx_engine(open_session(self.bundle.read(GRAPH), threads=threads, where=where))
-        return beside
 
 
 def _encoder(bundle: Bundle, max_length: Any, pad: Any) -> TextEncoder:

@@ -13,6 +13,7 @@ from palmette.errors import ReadError, RunError
 from palmette.types import Example
 
 CHUNK = 512  # rows that are sorted by length together, as the predictor does; a section's rows are a multiple
+_CHUNKS = 4  # that are read before they are answered, so that the predictor can answer some at the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def answer_rows(
     """
     model.predictor.choose(tasks)
     source = iter(rows)
-    while chunk := list(islice(source, CHUNK)):
+    while chunk := list(islice(source, _CHUNKS * CHUNK)):
         read = [_read(model, row, tasks) for row in chunk]
         bad = next((error for _, error in read if error is not None), None)
         if bad is not None and not keep:

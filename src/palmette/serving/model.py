@@ -27,7 +27,7 @@ class Served:
         manifest: the bundle's, or the like of it for a run.
         digest: names the model in answers: the manifest's sha256.
         card: the model card, markdown; empty for a run.
-        beside: answers for a worker beside which others answer (`Answerer.divided`); None: as for one alone.
+        beside: answers for a worker beside which others answer (`AnyPredictor.divided`); None: as for one alone.
     """
 
     answerer: Answerer
@@ -55,7 +55,7 @@ class Served:
             manifest = _describe(answerer, path)
             digest, card = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest(), ""
         answerer.predict(["a", ("a", "a")])
-        beside = answerer.divided(workers)
+        beside = answerer.predictor.divided(workers)
         if beside is not None:
             beside.answer([beside.example("a"), beside.example(("a", "a"))])
         return cls(answerer, manifest, digest, card, beside)

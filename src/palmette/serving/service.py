@@ -17,6 +17,7 @@ from palmette.answering import Answerer
 from palmette.deploy.bundle import is_bundle
 from palmette.errors import MissingExtraError, PalmetteError, ReleaseError, RunError
 from palmette.operate.releases.records import State
+from palmette.predictor import AT_ONCE
 from palmette.serving.batcher import Batcher, Job, QueueFullError
 from palmette.serving.comparing import Comparison
 from palmette.serving.keys import Keys
@@ -31,7 +32,6 @@ from palmette.serving.watching import Watcher
 from palmette.serving.writer import WriterProcess
 
 _LAST_WRITES = 1.0  # seconds, at least, for what observers still have to write
-_WORKERS = 2  # a third would wait for the interpreter, which words, subwords and decoding hold
 _SEED = 13  # of the resampling that limits of watched signals come from
 
 if TYPE_CHECKING:
@@ -79,14 +79,14 @@ class Service:
         self.watcher = self._watch()
         self._gallery = Gallery(self._observers(), self.metrics, reads=self._reads)
         # A second worker would be in the first one's way where the two cannot share the engine's threads.
-        self.batcher = self._new_batcher(workers=settings.workers or (1 if self.model.beside is None else _WORKERS))
+        self.batcher = self._new_batcher(workers=settings.workers or (1 if self.model.beside is None else AT_ONCE))
         # With a queue of its own: whoever waits for the writer holds up nobody else.
         self._written = self._new_batcher() if self.writer is not None else None
         self.draining = False
         self.end_by = math.inf
 
     def _open(self, path: Path) -> Served:
-        return Served.of(self._load(path), path, workers=self.settings.workers or _WORKERS)
+        return Served.of(self._load(path), path, workers=self.settings.workers or AT_ONCE)
 
     def _find_source(self, path: Path | None) -> Source:
         if self.releases is not None:
