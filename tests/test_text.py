@@ -73,6 +73,37 @@ def test_every_word_has_subwords_inside_its_own_characters(family: str) -> None:
 
 
 @families
+def test_remembered_words_are_cut_as_their_text_is(family: str) -> None:
+    """Without offsets, words may be cut apart and remembered; with them the text is cut as a whole."""
+    encoder = encoder_of(family)
+
+    @given(st.lists(words, max_size=4))
+    @settings(max_examples=150)
+    @example([AWKWARD, AWKWARD[::-1]])
+    @example([("",), ("", "cat"), ()])
+    @example([("x" * 300, "e", "\u0301", "[SEP]x", "a[SEP]", "[", "SEP", "]", "京都", "\ud800")])
+    def check(given_words: list[tuple[str, ...]]) -> None:
+        texts = [Text(words=found) for found in given_words]
+        for apart, whole in zip(encoder.subwords(texts, offsets=False), encoder.subwords(texts), strict=True):
+            assert (apart.ids, apart.word, apart.casing, apart.first) == (
+                whole.ids,
+                whole.word,
+                whole.casing,
+                whole.first,
+            )
+
+    check()
+
+
+def test_words_of_a_vocabulary_with_a_space_in_a_token_are_not_cut_apart() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["the cat"])
+    (found,) = TextEncoder(tokenizer, max_length=32).subwords([Text(words=("the", "cat"))], offsets=False)
+    (whole,) = TextEncoder(tokenizer, max_length=32).subwords([Text(words=("the", "cat"))])
+    assert found.ids == whole.ids
+
+
+@families
 def test_offsets_are_characters_of_the_text_as_typed(family: str) -> None:
     encoder = encoder_of(family)
 
