@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -12,6 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -250,8 +252,11 @@ def _ready(job: Job, number: int) -> bool:
     return job.answers[number] is not None or bool(job.growing) or job.error is not None
 
 
-def _account(request: Request, job: Job, service: Service) -> None:
-    """An answered request, in the metrics."""
+async def _account(request: Request, job: Job, service: Service) -> None:
+    """An answered request, in the metrics: a quarter of what the event loop does for it, so after it was sent.
+
+    It awaits nothing. What is no coroutine Starlette would give to a thread.
+    """
     service.metrics.version_texts.labels(job.model.digest[:12]).inc(len(job.inputs))
     if service.follower is not None:
         service.follower.answered(job.model, (job.finished or time.monotonic()) - job.submitted)
@@ -288,8 +293,8 @@ def _add_answering(app: FastAPI, service: Service) -> None:
             service.cancel(job)  # no effect on one that is done
         if not job.done:
             return _GONE
-        _account(request, job, service)
-        return Response(_render(request, job), media_type="application/json")
+        counting = BackgroundTask(_account, request, job, service)
+        return Response(_render(request, job), media_type="application/json", background=counting)
 
     @app.post(
         "/v1/stream",
@@ -340,7 +345,7 @@ async def _lines(request: Request, job: Job, waiting: Waiting, service: Service)
             request.state.log["code"] = refusal.code
             yield refusal.body(request.state.request_id) + b"\n"
             return
-    _account(request, job, service)
+    await _account(request, job, service)
 
 
 def _render(request: Request, job: Job) -> bytes:
@@ -357,7 +362,7 @@ def _render(request: Request, job: Job) -> bytes:
         },
     }
     answers = b",".join(answer for answer in job.answers if answer is not None)
-    return b'{"answers":[' + answers + b"]," + JSONResponse(rest).body[1:]
+    return b'{"answers":[' + answers + b"]," + json.dumps(rest).encode()[1:]
 
 
 def _add_looking(app: FastAPI, service: Service) -> None:
