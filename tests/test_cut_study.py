@@ -7,11 +7,13 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
+from example_study import example_study
 from palmette.study import compare as comparing
-from palmette.study import wording
+from palmette.study import plots, wording
 from test_study import InProcess, small
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -91,3 +93,14 @@ def test_the_script_cuts_trunk_and_data_and_reports(
     assert len(set(parameters)) == 1
     cut_study.main()  # all is there already: how long it took is not known
     assert "minutes" not in json.loads(capsys.readouterr().out.strip().splitlines()[-1])["headline"]
+
+
+@pytest.mark.usefixtures("cut_study")
+def test_figures_of_the_page_are_pictures_by_themselves(tmp_path: Path) -> None:
+    page = importlib.import_module("study_page")
+    figure = plots.forest(example_study())
+    page.drawn(figure, tmp_path, "page")
+    images = [*tmp_path.glob("*.svg"), *(BENCHMARKS.parent / "docs" / "images").glob("*.svg")]
+    assert len(images) > 1
+    for image in images:
+        assert ElementTree.parse(image).getroot().tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - our own
