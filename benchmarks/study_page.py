@@ -87,9 +87,7 @@ def drawn(figure: Figure, images: Path, stem: str) -> str:
     """The figure as a file beside the pages, and the Markdown that shows it."""
     name = f"{stem}-{figure.name}.svg"
     images.mkdir(exist_ok=True)
-    # Inside a page of HTML the name space goes without saying; a file without it is no picture.
-    written = figure.svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    (images / name).write_text(written + "\n", encoding="utf-8")
+    (images / name).write_text(figure.svg + "\n", encoding="utf-8")
     return f"![{figure.title}. {figure.description}](images/{name})"
 
 

@@ -26,7 +26,7 @@ IntArray = NDArray[np.int64]
 # What a lower-casing trunk cannot see, given back by a small embedding (trunk.py).
 CASINGS: tuple[str, ...] = ("lower or uncased", "capitalised", "all capitals", "mixed")
 
-_LONGEST_KNOWN = 64  # characters of a word that is remembered; who sends endless ones fills no memory
+_LONGEST_REMEMBERED = 64  # characters of a word that is remembered; who sends endless ones fills no memory
 
 # A tokenizer's file does not say which of its tokens is the mask; these are the names that trunks give it.
 _MASKS = ("[MASK]", "<mask>")
@@ -200,7 +200,8 @@ class TextEncoder:
         # Byte-level vocabularies have no unknown token; any separator will do for a word without a subword.
         special = [*self._single.after, *self._single.before, *self._pair.between, 0]
         self._filler: int = filler if filler is not None else special[0]
-        self._known = lru_cache(maxsize=1 << 14)(self._cut) if _cuts_words_apart(tokenizer) else None
+        self._apart = _cuts_words_apart(tokenizer)
+        self._remembered = lru_cache(maxsize=1 << 14)(self._cut)
         room = max_length - len(self._pair) - 2
         if room < 8:
             raise ConfigError(f"trunk.max_length: {max_length} leaves no room for a pair beside the special tokens")
@@ -219,7 +220,7 @@ class TextEncoder:
 
     def subwords(self, texts: Sequence[Text], *, offsets: bool = True) -> list[Subwords]:
         """Subwords of each text, with or without offsets; words are separated by a space whatever stood between."""
-        if self._known is not None and not offsets:
+        if self._apart and not offsets:
             return [self._look_up(text) for text in texts]
         joined = [well_formed(" ".join(text.words)) for text in texts]
         if len(joined) == 1:  # a batch goes through the tokenizer's thread pool, one text need not
@@ -243,8 +244,7 @@ class TextEncoder:
         shapes: list[int] = []
         first: list[int] = []
         for number, word in enumerate(text.words):
-            known = self._known if len(word) <= _LONGEST_KNOWN and self._known is not None else self._cut
-            pieces, shape = known(word)
+            pieces, shape = (self._remembered if len(word) <= _LONGEST_REMEMBERED else self._cut)(word)
             first.append(len(ids))
             ids += pieces
             words += [number] * len(pieces)

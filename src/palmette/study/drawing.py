@@ -121,8 +121,9 @@ def _element(svg: str, name: str, title: str, description: str) -> str:
     svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
     svg = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", svg)
     box = re.search(r'viewBox="[^"]+"', svg)
-    start = (
-        f'<svg {box[0] if box else ""} xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
+    start = (  # with its name space, without which the element is no picture as a file by itself
+        f'<svg xmlns="http://www.w3.org/2000/svg" {box[0] if box else ""} '
+        f'xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
         f'aria-labelledby="{name}-title {name}-desc"><title id="{name}-title">{escape(title)}</title>'
         f'<desc id="{name}-desc">{escape(description)}</desc>'
     )
