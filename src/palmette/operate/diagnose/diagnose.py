@@ -155,6 +155,10 @@ _SPECIAL: dict[str, tuple[str, ...]] = {
 # What follows from other causes: it is shown, but not claimed with high confidence beside them.
 _FOLLOWS: dict[str, tuple[str, ...]] = {
     miscalibration.CAUSE: (
+        shift.CAUSE,
+        unseen_words.CAUSE,
+        truncation.CAUSE,
+        tokenisation.CAUSE,
         label_noise.CAUSE,
         fitting.UNDER,
         slices.CAUSE,
@@ -184,11 +188,13 @@ def explain_away(findings: Sequence[Finding]) -> list[Finding]:
             note = f"{explained:.1f} of {finding.gain.points:.1f} points are explained by a more special cause"
             kept.append(replace(finding, gain=left, p=max(finding.p, left.p), evidence=(*finding.evidence, note)))
         elif any(
-            other.cause in _FOLLOWS.get(finding.cause, ()) and other.telling and other.gain.low >= 1
+            other.cause in _FOLLOWS.get(finding.cause, ())
+            and other.telling
+            and (other.gain.low >= 1 or (other.gain.points >= 1 and other.p < 0.001))
             for other in findings
         ):
-            note = "it may follow from a cause above"
-            kept.append(replace(finding, telling=False, evidence=(*finding.evidence, note)))
+            note = "it may follow from another cause that was found"
+            kept.append(replace(finding, telling=False, follows=True, evidence=(*finding.evidence, note)))
         else:
             kept.append(finding)
     return kept

@@ -35,6 +35,8 @@ class Finding:
         evidence: further sentences.
         examples: some of the texts it is about.
         numbers: the statistics behind it.
+        follows: whether it may follow from another cause that was found; it then stands behind those that are as
+            certain.
         p_holm: corrected over all tests of the diagnosis.
         confidence: by `rank`.
     """
@@ -51,6 +53,7 @@ class Finding:
     evidence: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
     numbers: dict[str, Any] = field(default_factory=dict)
+    follows: bool = False
     p_holm: float = 1.0
     confidence: Confidence = "low"
 
@@ -69,7 +72,9 @@ def confidence(finding: Finding, tasks_p: float) -> Confidence:
 
 
 def rank(findings: Sequence[Finding], *, tests: int) -> list[Finding]:
-    """Most certain first, and of equally certain ones the greatest gain; those below half a point are left out.
+    """Most certain first, and of equally certain ones the greatest gain, what may follow from others last.
+
+    Those below half a point are left out.
 
     Args:
         findings: of all tasks.
@@ -82,4 +87,4 @@ def rank(findings: Sequence[Finding], *, tests: int) -> list[Finding]:
         for finding, p in zip(findings, corrected, strict=True)
         if finding.gain.points >= CLAIMED
     ]
-    return sorted(judged, key=lambda f: (_ORDER[f.confidence], -f.gain.points))
+    return sorted(judged, key=lambda f: (_ORDER[f.confidence], f.follows, -f.gain.points))

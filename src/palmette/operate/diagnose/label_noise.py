@@ -106,7 +106,11 @@ def _gain(case: Case, suspects: NDArray[np.int64], excess: float, error: float) 
         quick.parts(case.kind, judge, case.quick_head.probabilities(judge.vectors)),
         seed=case.seed,
     )
-    priced = from_error(100 * PRICE * excess, 100 * PRICE * error)
+    # A metric of spans knows the words inside of them alone: there the wrong labels are, or what they are missing for.
+    outside = case.kind.labels.index("O") if case.kind.metric == "span_f1" and "O" in case.kind.labels else -1
+    counted = float((train.gold != outside).mean())
+    price = 100 * PRICE / max(counted, 0.01)
+    priced = from_error(price * excess, price * error)
     room = 100 * (1 - metric(case.kind, judge.parts))
     best = max(refit, priced, key=lambda gain: gain.low)
     return best if best.points <= room else best.scaled(room / best.points)

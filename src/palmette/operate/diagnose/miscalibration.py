@@ -15,7 +15,7 @@ BINS = 10
 # A point of calibration error is not a point of the metric: no answer changes. It counts half in the ranking.
 WORTH = 0.5
 _DRAWS = 100
-_USUAL = 0.45, 2.2  # temperatures that models have which nothing happened to
+_USUAL = 0.45, 3.0  # temperatures that models have which nothing happened to
 
 
 def ece(confidence: Floats, right: Floats) -> float:
@@ -65,6 +65,7 @@ def detect(case: Case) -> list[Finding]:
     hits = (judged.probabilities.argmax(axis=1) == judged.gold).astype(np.float64)
     first, last = ece(before, hits), ece(after, hits)
     gain = _gain(judged, before, after, hits, case.seed)
+    telling = 100 * first >= 3 and not _USUAL[0] < found < _USUAL[1]
     confidence, right = float(before.mean()), float(hits.mean())
     word = "over-confident" if confidence > right else "under-confident"
     return [
@@ -78,7 +79,8 @@ def detect(case: Case) -> list[Finding]:
             how=f"one temperature ({found:.2f}) fitted on {fitted.split} leaves {100 * last:.1f} points on "
             f"{judged.split}; no answer changes, so a point counts half",
             p=gain.p,
-            telling=100 * first >= 3 and not _USUAL[0] < found < _USUAL[1],
+            telling=telling,
+            follows=not telling,  # fine-tuned models are over-confident, the more so the worse their data are
             command=f"palmette export {case.run} --out NEW_BUNDLE  # it calibrates the bundle's confidences on dev",
             numbers={"ece": first, "ece_after": last, "temperature": found, "confidence": confidence, "right": right},
         )

@@ -38,15 +38,19 @@ def detect(case: Case) -> list[Finding]:
     errors = main.errors
     half = np.random.default_rng(case.seed).permutation(len(main)) % 2 == 0
     ranked = search(found, errors, half)
+    tests = [greater(errors[mask & ~half], errors[~mask & ~half]) for _, mask in ranked]
+    for name, mask in _seen_on_dev(case, found):
+        if all(name != other for other, _ in ranked):
+            ranked.append((name, mask))
+            tests.append(greater(errors[mask], errors[~mask]))
     if not ranked:
         return []
-    tests = [greater(errors[mask & ~half], errors[~mask & ~half]) for _, mask in ranked]
     corrected = statistics.holm(tests)
     best = min(range(len(ranked)), key=lambda n: (corrected[n] >= 0.05, -_lift(errors, ranked[n][1])))
     name, mask = ranked[best]
     gain = inside(case.kind, main.parts, mask & ~half | mask & half, seed=case.seed)
     inner, outer = float(errors[mask].mean()), float(errors[~mask].mean())
-    given = any(field in name for field in _fields(main))
+    given = any(f"{field} = " in name for field in _fields(main))
     return [
         Finding(
             cause=CAUSE,
@@ -70,6 +74,26 @@ def detect(case: Case) -> list[Finding]:
     ]
 
 
+def _seen_on_dev(case: Case, found: dict[str, Mask]) -> list[tuple[str, Mask]]:
+    """The worst slices of dev along the sources' fields, to be tested on all of the data in question."""
+    if case.main.split == "dev" or "dev" not in case.sheets:
+        return []
+    dev = case.sheets["dev"]
+    there = {name: mask for name, mask in _values(dev).items() if name in found and mask.any() and not mask.all()}
+    worst = search(there, dev.errors, np.ones(len(dev), dtype=bool))
+    masks = {name: _conjunction(name, found) for name, _ in worst}
+    return [(name, mask) for name, mask in masks.items() if 2 <= mask.sum() <= len(mask) - 2]
+
+
+def _conjunction(name: str, found: dict[str, Mask]) -> Mask:
+    """The mask of a slice by its name: of one property or of two."""
+    if name in found:
+        return found[name]
+    return next(
+        first & second for (one, first), (two, second) in combinations(found.items(), 2) if f"{one} and {two}" == name
+    )
+
+
 def _fields(sheet: Sheet) -> list[str]:
     names = Counter(name for example in sheet.examples for name in example.meta)
     return sorted(names)
@@ -77,12 +101,7 @@ def _fields(sheet: Sheet) -> list[str]:
 
 def properties(case: Case, sheet: Sheet) -> dict[str, Mask]:
     """What a text may have: a value of a field, a length, unseen words, a casing, a cluster of vectors."""
-    found: dict[str, Mask] = {}
-    for field in _fields(sheet):
-        values = [example.meta.get(field) for example in sheet.examples]
-        counts = Counter(value for value in values if value is not None)
-        if 1 < len(counts) <= _VALUES:
-            found |= {f"{field} = {value}": np.array([v == value for v in values]) for value in sorted(counts)}
+    found = _values(sheet)
     words = np.array([sum(map(len, example.key)) for example in sheet.examples])
     low, high = np.quantile(words, [0.2, 0.8])
     found |= {f"at most {low:.0f} words": words <= low, f"at least {high:.0f} words": words >= high}
@@ -98,6 +117,17 @@ def properties(case: Case, sheet: Sheet) -> dict[str, Mask]:
         groups = KMeans(_CLUSTERS, n_init=2, random_state=case.seed).fit_predict(sheet.texts)
         for group in range(_CLUSTERS):
             found[f"texts like “{_central(sheet, groups == group)}”"] = groups == group
+    return found
+
+
+def _values(sheet: Sheet) -> dict[str, Mask]:
+    """Each value of the sources' fields that have a few."""
+    found: dict[str, Mask] = {}
+    for field in _fields(sheet):
+        values = [example.meta.get(field) for example in sheet.examples]
+        counts = Counter(value for value in values if value is not None)
+        if 1 < len(counts) <= _VALUES:
+            found |= {f"{field} = {value}": np.array([v == value for v in values]) for value in sorted(counts)}
     return found
 
 

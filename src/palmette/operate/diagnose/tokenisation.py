@@ -6,10 +6,12 @@ measured. A repair that helps dev as much is no mismatch.
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from palmette.types import Example, Text
 
 CAUSE = "tokenisation mismatch"
 CASING = "casing lost"
+_SYLLABLE = 4  # letters of a vocabulary's word that no other word is likely to be made of
 Repair = Callable[[Sequence[str]], tuple[str, ...]]
 _PLAIN = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-"}
 # Cyrillic letters that look like Latin ones (Unicode TR 39, the common part), by code point.
@@ -128,7 +131,8 @@ def _repairs(case: Case, train: Sheet) -> dict[str, Repair]:
     if one_label:
         find = case.subject.predictor.find_words
         found["punctuation not separated"] = lambda words: find(" ".join(words)).words or tuple(words)
-        found["words joined"] = lambda words: tuple(part for word in words for part in _split(word, counts))
+        segment = _Segmenter(counts, case.subject.predictor.encoder)
+        found["words joined"] = lambda words: tuple(part for word in words for part in segment(word))
     return found
 
 
@@ -158,12 +162,52 @@ def _starts_capital(casings: dict[str, Counter[str]]) -> bool:
     return any(form[:1].isupper() for forms in list(casings.values())[:50] for form in forms)
 
 
-def _split(word: str, counts: Counter[str]) -> tuple[str, ...]:
-    """A word that train lacks as two that it has, if it can be."""
-    low = word.casefold()
-    if counts.get(low) or len(low) < 5:
-        return (word,)
-    cuts = [(counts[low[:n]] * counts[low[n:]], n) for n in range(1, len(low))]
-    best, place = max(cuts)
-    shorter = min(place, len(low) - place)
-    return (word[:place], word[place:]) if best >= 2 and shorter >= 1 else (word,)
+class _Segmenter:
+    """Cuts a word that nobody knows into words that train or the trunk's vocabulary has, the most probable ones.
+
+    Unigram word segmentation by dynamic programming (Norvig 2009, "Natural Language Corpus Data", in Beautiful Data).
+
+    Args:
+        counts: how often train has each case-folded word.
+        encoder: whose vocabulary has further words.
+    """
+
+    _LONGEST = 20  # letters of a word that is looked for
+    _UNKNOWN = 8.0, 2.0  # what a stretch that is no known word costs, and each of its letters
+
+    def __init__(self, counts: Counter[str], encoder: TextEncoder) -> None:
+        total = math.log(counts.total() + 1)
+        rarest = total + math.log(2)  # a word of the vocabulary alone counts as half a time
+        self._cost = dict.fromkeys(_whole_words(encoder), rarest)
+        self._cost |= {word: total - math.log(count) for word, count in counts.items()}
+        # A letter is a word only where train uses it as one.
+        self._cost = {word: cost for word, cost in self._cost.items() if len(word) > 1 or counts[word] > 1}
+
+    def __call__(self, word: str) -> tuple[str, ...]:
+        """The parts, each as it is written."""
+        low = word.casefold()
+        if len(low) != len(word) or len(low) < 5 or not low.isalpha() or low in self._cost:
+            return (word,)
+        fixed, letter = self._UNKNOWN
+        best, origin = [0.0], [0]
+        for stop in range(1, len(low) + 1):
+            costs = [
+                (best[start] + self._cost.get(low[start:stop], fixed + letter * (stop - start)), start)
+                for start in range(max(0, stop - self._LONGEST), stop)
+            ]
+            cost, start = min(costs)
+            best.append(cost)
+            origin.append(start)
+        cuts = [len(low)]
+        while cuts[-1]:
+            cuts.append(origin[cuts[-1]])
+        parts = [(start, stop) for stop, start in pairwise(cuts)][::-1]
+        return tuple(word[start:stop] for start, stop in parts)
+
+
+def _whole_words(encoder: TextEncoder) -> set[str]:
+    """Case-folded words that are a subword by themselves; not the short ones, which may be any syllable."""
+    names = list(encoder.tokenizer.get_vocab())
+    marked = [name[1:] for name in names if name[:1] in "Ġ▁"]  # byte-level and unigram vocabularies mark a word's start
+    whole = marked or [name for name in names if not name.startswith("##")]
+    return {name.casefold() for name in whole if len(name) >= _SYLLABLE and name.isalpha()}

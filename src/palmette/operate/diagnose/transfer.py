@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.stats import ttest_1samp
 
 from palmette.operate.diagnose import quick
 from palmette.operate.diagnose.case import Case, NotLookedAtError
@@ -88,17 +89,29 @@ def conflict(case: Case) -> list[tuple[str, float, float]]:
     return sorted(found, key=lambda item: item[1])
 
 
-def dominance(case: Case) -> list[tuple[str, float]]:
-    """How many times this task's weighted loss each other task's was, over the run; the greatest first."""
+def dominance(case: Case) -> list[tuple[str, float, float]]:
+    """How many times this task's weighted loss each other task's was, over the run; the greatest first.
+
+    Returns:
+        (task, times, p): p is one-sided, of at most `DOMINANT` times, over the run's reports of progress (t-test).
+    """
     weights = {task: case.subject.config.tasks[task].weight for task in case.subject.kinds}
-    losses = [line["loss"] for line in case.subject.history if line.get("event") == "progress"]
-    means = {
-        task: weight * float(np.mean(known))
-        for task, weight in weights.items()
-        if (known := [loss[task] for loss in losses if task in loss])
-    }
-    own = means.pop(case.task, 0.0)
-    return sorted(((task, loss / own) for task, loss in means.items()), key=lambda item: -item[1]) if own > 0 else []
+    losses = [
+        {task: weight * loss[task] for task, weight in weights.items() if task in loss}
+        for line in case.subject.history
+        if line.get("event") == "progress" and (loss := line["loss"]).get(case.task, 0.0) > 0
+    ]
+    found = []
+    for task in weights:
+        both = [(loss[task], loss[case.task]) for loss in losses if loss.get(task, 0.0) > 0]
+        if task == case.task or not both:
+            continue
+        theirs, ours = np.array(both).T
+        p = 1.0
+        if len(both) > 1:
+            p = float(ttest_1samp(np.log(theirs / ours), np.log(DOMINANT), alternative="greater").pvalue)
+        found.append((task, float(theirs.mean() / ours.mean()), p))
+    return sorted(found, key=lambda item: -item[1])
 
 
 def _of_run(case: Case) -> list[Finding]:
@@ -121,11 +134,13 @@ def _of_run(case: Case) -> list[Finding]:
         "training with other tasks has cost the trunk what this one needs"
     )
     how = f"the quick head on the untrained trunk less the better of the two, on {main.split}"
+    p = gain.p
     if crowded_out:
         mended = max((before, refitted), key=lambda parts: metric(case.kind, parts))
         gain = paired(case.kind, mended, main.parts, seed=case.seed)
         summary = f"{heavier[0][0]} has {heavier[0][1]:.0f} times the weighted loss of this task: it crowds it out"
         how = f"what a quick head of this task alone does better, on {main.split}"
+        p = heavier[0][2]  # that it is crowded out is certain; what that costs is as certain as its interval
     blamed = conflict(case)
     others = [task for task in case.subject.kinds if task != case.task]
     worst = heavier[0][0] if crowded_out else blamed[0][0] if blamed else others[0]
@@ -142,7 +157,7 @@ def _of_run(case: Case) -> list[Finding]:
             gain=gain,
             unit=case.unit,
             how=how,
-            p=gain.p,
+            p=p,
             telling=True,
             command=f"palmette compare {case.subject.data} --out STUDY  # then lower tasks.{worst}.weight "
             f"({weights[worst]:g}), or train {case.task} without {worst}",

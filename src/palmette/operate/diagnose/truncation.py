@@ -87,6 +87,10 @@ def before(case: Case) -> list[Finding]:
         return []
     name, (longest, count, p) = min(found, key=lambda item: item[1][2])
     members = _lengths(main.examples, name) == longest
+    others = [case.sheets[split] for split in ("dev", "train") if split in case.sheets and split != main.split]
+    longer = [sheet for sheet in others if len(sheet) and _lengths(sheet.examples, name).max() > longest]
+    if members.all() and not longer:
+        return []  # texts of this task have one length
     dev = case.sheets.get("dev") if main.split != "dev" else None
     if dev is not None and (own := pile(dev, name)) is not None and own[0] == longest:
         dev = None
@@ -123,7 +127,7 @@ def pile(sheet: Sheet, name: str) -> tuple[int, int, float] | None:
     below = [counts.get(length, 0) for length in range(longest - 1, max(longest - 6, 0), -1)]
     expected = max(float(np.mean(below)) if below else 0.0, 0.5)
     count = counts[longest]
-    if count < 5 or count < 4 * expected or len(counts) < 3:
+    if count < 5 or count < 4 * expected:
         return None
     return longest, count, float(poisson.sf(count - 1, expected)) * len(counts)
 
