@@ -17,8 +17,6 @@ from typing import Any
 
 import pytest
 import uvicorn
-from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.keys import Keys
 
 import palmette
 from browser import Browser
@@ -83,7 +81,7 @@ class Page:
     def wait(self, script: str, seconds: float = 20) -> None:
         """Until an expression is true."""
         stop = time.monotonic() + seconds
-        while not self.ask(script):
+        while not self.ask(f"Boolean({script})"):
             assert time.monotonic() < stop, f"in vain: {script}; {self.browser.console()}; {self.text('body')[:2000]}"
             time.sleep(0.02)
 
@@ -103,7 +101,7 @@ class Page:
             "{const box = document.getElementById(arguments[0]); box.value = arguments[1]; "
             "box.dispatchEvent(new Event('input'))}"
         )
-        self.browser.driver.execute_script(script, name, text)
+        self.browser.run(script, name, text)
 
     def choose_pairs(self) -> None:
         self.click("input[value=paired]")
@@ -123,7 +121,7 @@ class Page:
         self.respond(200, body)
 
     def respond(self, status: int, body: Any, **headers: str) -> None:
-        self.browser.driver.execute_script(
+        self.browser.run(
             "const [status, body, headers] = arguments; window.fetch = async (url, options) => {"
             "window.sent = {url, ...options, signal: null}; return new Response(body, {status, headers})}",
             status,
@@ -443,7 +441,7 @@ def test_errors_without_a_field(page: Page) -> None:
     page.respond(502, "<html>Bad gateway</html>")
     page.click("#predict")
     page.wait("document.querySelector('#error strong')?.textContent.includes('502')")
-    page.browser.driver.execute_script("window.fetch = async () => {throw new TypeError('Failed to fetch')}")
+    page.browser.run("window.fetch = async () => {throw new TypeError('Failed to fetch')}")
     page.click("#predict")
     page.wait("document.querySelector('#error strong')?.textContent.includes('cannot be reached')")
     assert page.text("#predict") == "Predict"
@@ -455,7 +453,8 @@ def test_a_key_is_asked_for_and_sent(page: Page) -> None:
     page.click("#predict")
     page.wait("document.querySelector('.error')")
     assert page.ask("document.activeElement.id") == "key"
-    page.browser.driver.switch_to.active_element.send_keys("secret-1", Keys.ENTER)
+    page.browser.type("secret-1")
+    page.browser.press("Enter")
     page.wait("window.sent.headers.Authorization == 'Bearer secret-1'")
     assert page.ask("sessionStorage.getItem('palmette-api-key')") == "secret-1"
     assert page.ask("localStorage.length") == 0
@@ -466,7 +465,7 @@ def test_a_key_is_asked_for_and_sent(page: Page) -> None:
 
 def test_a_request_can_be_stopped(page: Page) -> None:
     page.fill("text", "a")
-    page.browser.driver.execute_script(
+    page.browser.run(
         "window.fetch = (url, {signal}) => new Promise((_, fail) => signal.addEventListener('abort', () => "
         "fail(new DOMException('', 'AbortError'))))"
     )
@@ -483,34 +482,33 @@ def test_a_request_can_be_stopped(page: Page) -> None:
 
 
 def test_the_keyboard_is_enough(page: Page) -> None:
-    def press(*keys: str) -> None:
-        ActionChains(page.browser.driver).send_keys(*keys).perform()
+    press = page.browser.press
 
     def focus() -> Any:
         return page.ask(
             "document.activeElement.id || document.activeElement.value || document.activeElement.textContent"
         )
 
-    press(Keys.TAB)
+    press("Tab")
     assert focus() == "Skip to results"
     assert page.ask("document.activeElement.getBoundingClientRect().top") >= 0
-    press(Keys.TAB, Keys.TAB)
+    press("Tab", "Tab")
     assert focus() == "single"
-    press(Keys.TAB)
+    press("Tab")
     assert focus() == "text"
     assert page.ask("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    press("anna sat in paris")
-    press(Keys.TAB)
+    page.browser.type("anna sat in paris")
+    press("Tab")
     while focus() != "pos":
         assert page.ask("document.activeElement.matches('.examples button, #all')")
-        press(Keys.TAB)
-    press(Keys.SPACE)
-    ActionChains(page.browser.driver).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+        press("Tab")
+    press("Space")
+    press("Control+Enter")
     page.wait("document.querySelectorAll('#answer .task').length == 3")
     assert focus() == "pos"  # an answer does not take the focus away; it is announced
     assert page.ask("document.getElementById('status').getAttribute('role')") == "status"
     page.ask("document.querySelector('.skip').focus()")
-    press(Keys.ENTER)
+    press("Enter")
     page.wait("document.activeElement.id == 'results'")
 
 
@@ -642,7 +640,7 @@ def test_a_long_text_does_not_freeze_the_page(page: Page) -> None:
     """Ten times the words take some ten times as long to draw, not a hundred times."""
 
     def milliseconds(answer: dict[str, Any]) -> float:
-        page.browser.driver.execute_script("window.made = arguments[0]", answer)
+        page.browser.run("window.made = arguments[0]", answer)
         return float(
             page.ask(
                 "import('/answers.js').then(async ({drawAnswer}) => {const begun = performance.now(); "
@@ -675,7 +673,7 @@ AWKWARD = "it's \"quoted\" $HOME `id` \\n\nJSON\n'''\u2028 \U0001f600 paris"
 
 @pytest.fixture
 def copied(page: Page) -> Callable[[str], str]:
-    page.browser.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    page.browser.allow("clipboard-read", "clipboard-write")
 
     def copy(name: str) -> str:
         page.click(f"#copy-{name}")

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import uvicorn
-from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.keys import Keys
 
 from browser import Browser
 from conftest import Trained
@@ -70,7 +68,7 @@ class Page:
 
     def wait(self, script: str) -> None:
         stop = time.monotonic() + 20
-        while not self.browser.ask(script):
+        while not self.browser.ask(f"Boolean({script})"):
             assert time.monotonic() < stop, f"in vain: {script}; {self.browser.console()}; {self.text('body')[:1500]}"
             time.sleep(0.02)
 
@@ -78,14 +76,7 @@ class Page:
         return str(self.browser.ask("document.querySelector(arguments[0]).innerText", selector))
 
     def press(self, *keys: str) -> None:
-        for key in keys:
-            ActionChains(self.browser.driver).send_keys(key).perform()
-
-    def hold(self, key: str, *pressed: str) -> None:
-        chain = ActionChains(self.browser.driver).key_down(key)
-        for other in pressed:
-            chain = chain.send_keys(other)
-        chain.key_up(key).perform()
+        self.browser.press(*keys)
 
     def done(self, count: int = 1) -> None:
         """Until so many answers were checked."""
@@ -106,8 +97,8 @@ def correct(page: Page, task: str) -> Any:
         page.press("3", "2", "1", "2", "2")  # VERB, NOUN, ADP, …: each goes on to the next word
         return ["VERB", "NOUN", "ADP", "NOUN", "NOUN"]
     if task == "ner":
-        page.press(Keys.BACKSPACE, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
-        page.hold(Keys.SHIFT, Keys.ARROW_RIGHT)
+        page.press("Backspace", "ArrowRight", "ArrowRight", "ArrowRight")
+        page.press("Shift+ArrowRight")
         page.press("1")  # LOC
         return ["O", "O", "O", "B-LOC", "I-LOC"]
     if task == "tone":
@@ -117,12 +108,12 @@ def correct(page: Page, task: str) -> Any:
         page.press("1", "2")  # arts on, news off
         return ["arts"]
     if task == "answer":
-        page.press(Keys.END, Keys.ARROW_LEFT)
-        page.hold(Keys.SHIFT, Keys.ARROW_LEFT)
+        page.press("End", "ArrowLeft")
+        page.press("Shift+ArrowLeft")
         page.press("1")
         return [{"text": "in Paris", "answer_start": 15}]
-    page.hold(Keys.CONTROL, "a")
-    page.press("2.5" if task == "likeness" else "She sat.")
+    page.press("Control+a")
+    page.browser.type("2.5" if task == "likeness" else "She sat.")
     return 2.5 if task == "likeness" else ["She sat."]
 
 
@@ -140,9 +131,9 @@ FIRST: dict[str, tuple[Example, Label]] = {
 def send(page: Page, task: str) -> None:
     """Send what stands there; in a text Enter begins a line."""
     if task == "summary":
-        page.hold(Keys.CONTROL, Keys.ENTER)
+        page.press("Control+Enter")
     else:
-        page.press(Keys.ENTER)
+        page.press("Enter")
     page.done()
 
 
@@ -180,7 +171,7 @@ def test_enter_accepts_and_escape_goes_back(browser: Browser, url: str, queue: Q
     put(queue, task, *FIRST[task])
     page = Page(browser, url)
     correct(page, task)
-    page.press(Keys.ESCAPE)
+    page.press("Escape")
     assert page.text("#accept") == "Accept"
     send(page, task)
     (said,) = queue.decisions()
@@ -191,13 +182,13 @@ def test_a_decision_is_undone_and_another_is_skipped(browser: Browser, url: str,
     first = put(queue, "tone", *FIRST["tone"])
     second = put(queue, "tone", *FIRST["tone"], number=1)
     page = Page(browser, url)
-    page.press(Keys.ENTER)
+    page.press("Enter")
     page.done()
-    page.hold(Keys.CONTROL, "z")
+    page.press("Control+z")
     page.wait("document.getElementById('progress').textContent.startsWith('taken back')")
     page.wait("!document.body.hasAttribute('aria-busy')")
     assert queue.decisions() == []
-    page.press("1", Keys.ENTER)
+    page.press("1", "Enter")
     page.done()
     page.press(".")
     page.wait("!document.getElementById('empty').hidden")
@@ -211,9 +202,9 @@ def test_two_reviewers_and_what_they_agree_on(browser: Browser, url: str, queue:
     queue.count({("tone", DIGEST): 10}, now=datetime.now(UTC))
     for reviewer in ("Anna", "Tom"):
         page = Page(browser, url, reviewer=reviewer)
-        page.press(Keys.ENTER)
+        page.press("Enter")
         page.done(1)
-        page.press(Keys.ENTER)
+        page.press("Enter")
         page.done(2)
     browser.ask("document.getElementById('agreement-panel').open = true")
     browser.ask("document.getElementById('cleanup-panel').open = true")
@@ -254,7 +245,7 @@ def test_without_the_text_an_answer_that_repeats_it_can_only_be_skipped(
     assert browser.ask("document.getElementById('accept').disabled")
     browser.ask("document.getElementById('skip').click()")
     page.done()
-    page.press("2", Keys.ENTER)  # words without their text still have tags
+    page.press("2", "Enter")  # words without their text still have tags
     page.done(2)
     assert [said.verdict for said in queue.decisions()] == ["right"]
 

@@ -20,8 +20,6 @@ from typing import Any
 import click
 import httpx2 as httpx
 import pytest
-from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.keys import Keys
 
 from browser import Browser
 from palmette.cli import main
@@ -103,19 +101,15 @@ def shown(page: Page) -> tuple[tuple[str, ...], list[str]]:
 
 def mark(page: Page, tags: list[str]) -> None:
     """Give the item other tags, by keys alone: everything away, then span by span."""
-    keys = ActionChains(page.browser.driver)
-    keys.send_keys(Keys.HOME).key_down(Keys.SHIFT).send_keys(Keys.END).key_up(Keys.SHIFT).send_keys(Keys.BACKSPACE)
+    page.press("Home", "Shift+End", "Backspace")
     for start, tag in enumerate(tags):
         if not tag.startswith("B-"):
             continue
         length = next(
             (n for n, rest in enumerate(tags[start + 1 :]) if not rest.startswith("I-")), len(tags) - start - 1
         )
-        keys.send_keys(Keys.HOME, *[Keys.ARROW_RIGHT] * start)
-        if length:
-            keys.key_down(Keys.SHIFT).send_keys(*[Keys.ARROW_RIGHT] * length).key_up(Keys.SHIFT)
-        keys.send_keys(str(("LOC", "ORG", "PER").index(tag[2:]) + 1))
-    keys.perform()
+        page.press("Home", *["ArrowRight"] * start, *["Shift+ArrowRight"] * length)
+        page.press(str(("LOC", "ORG", "PER").index(tag[2:]) + 1))
 
 
 def review_by_hand(browser: Browser, address: str, gold: Sentences) -> dict[str, int]:
@@ -135,7 +129,7 @@ def review_by_hand(browser: Browser, address: str, gold: Sentences) -> dict[str,
             if gold[words].count("O") < len(words) - 2:
                 picture(browser, "review", "main", height=430)
         said["right" if tags == gold[words] else "corrected"] += 1
-        page.press(Keys.ENTER)
+        page.press("Enter")
         page.done(number + 1)
     assert browser.console() == []
     return said

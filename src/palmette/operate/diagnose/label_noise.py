@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmette.errors import MissingExtraError
-from palmette.operate.diagnose import quick
+from palmette.operate.diagnose import quick, shift
 from palmette.operate.diagnose.case import Case
 from palmette.operate.diagnose.estimates import Gain, from_error, metric, paired
 from palmette.operate.diagnose.finding import Finding
@@ -15,6 +15,7 @@ from palmette.operate.diagnose.sheet import Floats, Sheet, shown
 CAUSE = "label noise"
 # What a point of wrong training labels cost a fine-tuned model, in points of its metric: see docs/diagnose.md.
 PRICE = 0.3
+_FEWEST = 20  # examples
 
 
 def detect(case: Case) -> list[Finding]:
@@ -23,11 +24,12 @@ def detect(case: Case) -> list[Finding]:
     Confident learning (Northcutt, Jiang & Chuang 2021, JAIR; cleanlab) counts labels that out-of-fold probabilities
     contradict. A quick head errs on clean labels as well, so the count alone proves nothing: what does is that labels
     of train are contradicted more often than those of dev and test, which the same kind of head has not seen either.
+    Where so many are wrong that no head learns anything of them, one that learned of dev still contradicts them.
     """
     train, found = case.train, case.quick_train
     suspects = issues(train, found)
     held_out = [case.sheets[split] for split in ("dev", "test") if split in case.sheets]
-    excess, error = _excess(case, found, held_out)
+    excess, error = max(_excess(case, found, held_out), _by_dev(case), key=lambda pair: pair[0] - 1.96 * pair[1])
     gain = _gain(case, suspects, excess, error)
     share = len(suspects) / max(len(train.gold), 1)
     labels = case.kind.labels
@@ -85,6 +87,24 @@ def _excess(case: Case, found: Floats, held_out: list[Sheet]) -> tuple[float, fl
             excess = gap
             error = float(np.sqrt(ours.var() / len(ours) + theirs.var() / max(len(theirs), 1)))
     return (0.0, 1.0) if excess == np.inf else (float(excess), error)
+
+
+def _by_dev(case: Case) -> tuple[float, float]:
+    """How much more often heads that were fitted on dev contradict train than the rest of dev, and its error.
+
+    Nothing where dev is not like train: then they err on train for that.
+    """
+    train, dev = case.train, case.sheets.get("dev")
+    if dev is None or dev is case.main or min(len(train), len(dev)) < _FEWEST:
+        return 0.0, 1.0
+    area, p, _ = shift.two_sample(train.texts, dev.texts, seed=case.seed)
+    if area >= shift.ALIKE and p < 0.001:
+        return 0.0, 1.0
+    inside = _rates(dev, quick.out_of_fold(dev, seed=case.seed))
+    head = quick.fit(dev.vectors, dev.gold, len(case.kind.labels))
+    outside = _rates(train, head.probabilities(train.vectors))
+    error = float(np.sqrt(inside.var() / len(inside) + outside.var() / len(outside)))
+    return float(outside.mean() - inside.mean()), error
 
 
 def _rates(sheet: Sheet, probabilities: Floats) -> Floats:

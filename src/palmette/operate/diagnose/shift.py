@@ -24,6 +24,7 @@ from palmette.operate.diagnose.sheet import Floats, Sheet, shown
 CAUSE = "train-test shift"
 _MOST = 800  # texts of each side
 _TELLING_AUC = 0.65
+ALIKE = 0.6  # AUC below which two sets of texts are of one kind
 
 
 def detect(case: Case) -> list[Finding]:
@@ -90,7 +91,7 @@ def gap(case: Case) -> tuple[Gain, str]:
     if "dev" in case.sheets and main.split != "dev":
         dev = case.sheets["dev"]
         area, p, _ = two_sample(case.train.texts, dev.texts, seed=case.seed) if min(len(dev), 20) == 20 else (0.5, 1, 0)
-        if area < 0.6 or p > 0.001:  # dev is as train
+        if area < ALIKE or p > 0.001:  # dev is as train
             return apart(
                 case.kind, dev.parts, main.parts, seed=case.seed
             ), f"the score on dev less that on {main.split}"

@@ -1,7 +1,8 @@
 """Weak slices: groups of texts, found by search, on which the model is much worse than on the rest.
 
 Conjunctions of at most two properties are scored on one half of the held-out examples as SliceLine does (Sagadeeva &
-Boehm 2021, SIGMOD) and tested on the other half (Holm), so that a slice found by luck does not survive.
+Boehm 2021, SIGMOD) and tested on the other half (Holm), so that a slice found by luck does not survive. Those along the
+sources' fields that dev shows as well are tested on all of them.
 """
 
 from __future__ import annotations
@@ -37,14 +38,13 @@ def detect(case: Case) -> list[Finding]:
     found = properties(case, main)
     errors = main.errors
     half = np.random.default_rng(case.seed).permutation(len(main)) % 2 == 0
-    ranked = search(found, errors, half)
-    tests = [greater(errors[mask & ~half], errors[~mask & ~half]) for _, mask in ranked]
-    for name, mask in _seen_on_dev(case, found):
-        if all(name != other for other, _ in ranked):
-            ranked.append((name, mask))
-            tests.append(greater(errors[mask], errors[~mask]))
+    on_dev = dict(_seen_on_dev(case, found))
+    on_half = [(name, mask) for name, mask in search(found, errors, half) if name not in on_dev]
+    ranked = [*on_dev.items(), *on_half]
     if not ranked:
         return []
+    tests = [greater(errors[mask], errors[~mask]) for mask in on_dev.values()]
+    tests += [greater(errors[mask & ~half], errors[~mask & ~half]) for _, mask in on_half]
     corrected = statistics.holm(tests)
     best = min(range(len(ranked)), key=lambda n: (corrected[n] >= 0.05, -_lift(errors, ranked[n][1])))
     name, mask = ranked[best]
@@ -65,7 +65,8 @@ def detect(case: Case) -> list[Finding]:
             command=f"palmette evaluate {case.run} --data {case.subject.data} "
             f"--slices {shlex.quote(_fields(main)[0]) if given else 'length,unseen'}",
             evidence=tuple(
-                f"{other}: {100 * float(errors[m].mean()):.0f} % of {m.sum()} wrong, p = {p:.2g} on the other half"
+                f"{other}: {100 * float(errors[m].mean()):.0f} % of {m.sum()} wrong, p = {p:.2g} "
+                + (f"(found on dev, tested on {main.split})" if other in on_dev else "on the other half")
                 for (other, m), p in zip(ranked, corrected, strict=True)
             ),
             examples=tuple(shown(main.examples[n]) for n in np.flatnonzero(mask & (errors > 0))[:6]),

@@ -59,6 +59,7 @@ def detect(case: Case) -> list[Finding]:
         lost = _lost_on_dev(case, float(here.mean()), known, new)
         if lost.low > gain.low:
             gain, how = lost, f"dev with as many of its words replaced by such of {main.split}: what it loses"
+    telling = bool(here.mean() > 1.3 * usual.mean() and p < 0.001 and (alone or use is None))
     evidence = [f"most frequent: {common}"] if common else []
     if use is not None:
         evidence.append(
@@ -75,8 +76,9 @@ def detect(case: Case) -> list[Finding]:
             gain=gain,
             unit=case.unit,
             how=how,
-            p=p,
-            telling=here.mean() > 1.3 * usual.mean() and p < 0.001,
+            p=p if telling else max(p, gain.p),
+            telling=telling,
+            follows=use is not None and not alone,
             command=case.label_more(
                 "label texts with such words; then palmette update RUN --corrections STORE --out CANDIDATE"
             ),
