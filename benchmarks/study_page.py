@@ -2,7 +2,7 @@
 
 python benchmarks/study_page.py --into docs/reference-study.md      # of runs/studies/reference; seconds
 
-Beside it the cut study of `cut_study.py`, once it is made: how far its verdicts agree.
+Beside it the cut study of `cut_study.py`, once it is made: how far its verdicts agree; and a study of pairs of tasks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import common
 from cut_study import STUDIES, agreement
 from palmette.study import plots, tables, wording
 from palmette.study.drawing import Figure
-from palmette.study.page import methods
+from palmette.study.page import correlation, methods
 from palmette.study.tables import Cell, Table
 
 
@@ -26,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, default=STUDIES / "reference")
     parser.add_argument("--cut", type=Path, default=STUDIES / "reference-cut", help="the cut study, if it is there")
+    parser.add_argument("--pairs", type=Path, default=STUDIES / "reference-pairs", help="one with pairs, likewise")
     parser.add_argument("--into", type=Path, required=True, help="the page, with a block <!-- study:begin --> … end")
     arguments = parser.parse_args()
     study, ledger = (
@@ -47,6 +48,20 @@ def main() -> None:
     if (arguments.cut / "study.json").exists():
         cut = json.loads((arguments.cut / "study.json").read_text(encoding="utf-8"))
         common.fill(arguments.into, "cut", markdown(agreed(study, cut)))
+    if (arguments.pairs / "study.json").exists():
+        pairs = json.loads((arguments.pairs / "study.json").read_text(encoding="utf-8"))
+        transfer = pairs["transfer"]
+        written = [
+            markdown(tables.differences(pairs)),
+            markdown(
+                tables.acting("Pairs, in points over the task alone", transfer["pairs"], "trained with", "effect on")
+            ),
+            markdown(tables.affinity(transfer)),
+            drawn(plots.affinity_scatter(transfer), images, stem),
+            correlation(transfer),
+            markdown(tables.grouping(transfer)),
+        ]
+        common.fill(arguments.into, "pairs", "\n\n".join(written))
 
 
 def agreed(full: Mapping[str, Any], cut: Mapping[str, Any]) -> Table:

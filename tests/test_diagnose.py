@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from palmette.cli import main
 from palmette.config import Config, TaskConfig
 from palmette.corpus import Corpus
 from palmette.kinds import AnyKind
+from palmette.kinds.sequence_labeling import SequenceLabeling
 from palmette.kinds.text_classification import TextClassification
 from palmette.operate.diagnose import (
     fitting,
@@ -154,6 +156,37 @@ class TestLabelNoise:
         assert not found.telling
         assert found.gain.points < 1
 
+    def test_labels_of_which_no_head_learns_anything_are_contradicted_by_dev(self) -> None:
+        rng = np.random.default_rng(2)
+        truth = balanced(300)
+        train = sheet("train", rng.permutation(truth), truth=truth, seed=0)
+        dev = sheet("dev", balanced(150), seed=1, wrong=errors(150, 0.6))
+        test = sheet("test", balanced(150), seed=2, wrong=errors(150, 0.6))
+        (found,) = label_noise.detect(case(train, dev, test))
+        assert found.telling
+        assert found.numbers["excess_points"] > 40
+        elsewhere = sheet("dev", balanced(150), seed=1, wrong=errors(150, 0.6), moved=3.0)  # is no judge of train
+        (found,) = label_noise.detect(case(train, elsewhere, replace(test, split="test")))
+        assert found.numbers["excess_points"] < 40
+
+    def test_wrong_tags_are_counted_among_the_words_that_spans_are_made_of(self) -> None:
+        spans = SequenceLabeling(
+            "t", TaskConfig(kind="sequence_labeling", scheme="iob2"), {"labels": ["B-X", "I-X", "O"]}
+        )
+        gold = np.where(np.arange(600) % 10 == 0, 0, 2)
+        flipped = (gold == 0) & errors(600, 0.5)
+
+        def tagged(split: str, labels: NDArray[np.int64], seed: int) -> Sheet:
+            found = sheet(split, labels, truth=gold, seed=seed, of=spans)
+            examples = [
+                replace(e, text=Text(("w",)), labels={"t": (spans.labels[n],)})
+                for e, n in zip(found.examples, labels, strict=True)
+            ]
+            return replace(found, examples=examples, answers=[Prediction(("O",), (0.9,))] * 600)
+
+        (found,) = label_noise.detect(case(tagged("train", np.where(flipped, 2, gold), 0), tagged("dev", gold, 1)))
+        assert found.gain.points > 3 * 0.3 * found.numbers["excess_points"]
+
     def test_labels_that_are_as_wrong_in_dev_are_no_excess(self) -> None:
         """Where nothing tells labels apart, cleanlab suspects many; dev says that this is the task, not train."""
         rng = np.random.default_rng(3)
@@ -242,6 +275,40 @@ class TestWords:
         assert not found.telling
         assert abs(found.gain.points) < 1e-9
 
+    @pytest.mark.parametrize("alike", [True, False])
+    def test_words_that_became_others_everywhere(self, alike: bool) -> None:
+        """No text is without them, so that nothing can be re-weighted: dev says what they cost."""
+        rng = np.random.default_rng(0)
+        plain = [f"p{'abcdefghijklmno'[n]}" for n in range(15)]
+
+        def texts(word: str, share: Sequence[float]) -> list[list[str]]:
+            return [[word, *rng.choice(plain, size=8, p=share)] for _ in range(200)]
+
+        even = [1 / 15] * 15
+        other = even if alike else [(n + 1) / 120 for n in range(15)]
+        sheets = [
+            sheet(s, np.zeros(200, int), seed=n, words=texts("good", even)) for n, s in enumerate(("train", "dev"))
+        ]
+        test = sheet("test", np.zeros(200, int), seed=2, words=texts("blorv", other), wrong=errors(200, 0.9))
+        (found,) = unseen_words.detect(case(*sheets, test, predictor=Reader("good")))
+        assert (found.telling, found.follows) == (alike, not alike)
+        assert ("used as in dev" in found.evidence[-1]) is alike
+        assert found.gain.points == pytest.approx(100 if alike else 0)
+
+    def test_several_words_in_one(self) -> None:
+        words = ["the", "very", "good", "film", "was", "not", "bad", "at", "all"]
+        segment = tokenisation.Segmenter(Counter(words * 5), tiny_encoder())
+        assert segment("Theverygood") == ("The", "very", "good")
+        assert segment("filmwasnotbad") == ("film", "was", "not", "bad")
+        assert segment("goodzyxwv") == ("good", "zyxwv")
+        assert segment("zyxwvuts") == ("zyxwvuts",)
+        assert segment("good") == ("good",)
+
+    @given(st.text(min_size=1, max_size=30))
+    def test_parts_of_a_word_are_all_of_it(self, word: str) -> None:
+        segment = tokenisation.Segmenter(Counter(["good", "a", "a", "film"]), tiny_encoder())
+        assert "".join(segment(word)) == word
+
     def test_words_written_otherwise_are_repaired(self) -> None:
         gold = balanced(100, 2)
         words = [["\uff47\uff4f\uff4f\uff44", "film"] if label == 0 else ["bad", "film"] for label in gold]
@@ -300,8 +367,34 @@ class TestTruncation:
         assert found.gain.points == pytest.approx(100)
         assert found.telling
 
+    def test_texts_that_nearly_all_have_one_length_were_cut(self) -> None:
+        dev = sheet("dev", np.zeros(100, int), seed=0, words=[["x"] * 5 + ["good"]] * 100)
+        test = sheet("test", np.zeros(100, int), seed=1, words=[["x"] * 3] * 99 + [["x"] * 2])
+        (found,) = truncation.before(case(dev, test, predictor=Reader("good")))
+        assert (found.numbers["longest"], found.numbers["texts"], found.telling) == (3, 99, True)
+        alike = [sheet(s, np.zeros(100, int), seed=0, words=[["x"] * 3] * 100) for s in ("dev", "test")]
+        assert truncation.before(case(*alike, predictor=Reader("good"))) == []  # such are the texts of this task
+
 
 class TestSlices:
+    def test_a_slice_that_dev_shows_is_tested_on_every_text(self) -> None:
+        meta = [{"channel": "fax" if n % 5 == 0 else "web"} for n in range(200)]
+        sheets = [
+            sheet(
+                s,
+                balanced(200),
+                seed=n,
+                meta=meta,
+                wrong=np.array([n % 5 == 0 for n in range(200)]) & errors(200, 0.5, n),
+            )
+            for n, s in enumerate(("dev", "test"))
+        ]
+        (alone,) = slices.detect(case(sheets[1]))
+        (beside,) = slices.detect(case(*sheets))
+        assert beside.numbers["slice"] == "channel = fax"
+        assert beside.p < alone.p
+        assert "found on dev, tested on test" in beside.evidence[0]
+
     def test_a_weak_slice_is_named(self) -> None:
         meta = [{"channel": "fax" if n % 5 == 0 else "web"} for n in range(400)]
         wrong = np.array([n % 5 == 0 for n in range(400)]) & errors(400, 0.7) | errors(400, 0.05, 9)
@@ -392,12 +485,13 @@ class TestLearning:
         assert "cosine -0.20" in found.evidence[0]
 
     def test_a_task_that_is_crowded_out(self) -> None:
-        history = [{"event": "progress", "loss": {"t": 0.5, "u": 15.0}}]
+        history = [{"event": "progress", "loss": {"t": 0.5, "u": 15.0 + n}} for n in range(4)]
         wrong = errors(150, 0.5)
         train, dev = (sheet(s, balanced(150), seed=n, wrong=wrong) for n, s in enumerate(("train", "dev")))
         crowded = case(train, dev, others=("u",), history=history)
         (found,) = transfer.detect(crowded)
-        assert "u has 30 times the weighted loss" in found.summary
+        assert "u has 33 times the weighted loss" in found.summary
+        assert found.p < 0.001
         assert found.gain.points == pytest.approx(50, abs=15)
         calm = case(train, dev, others=("u",), history=[{"event": "progress", "loss": {"t": 0.5, "u": 1.0}}])
         assert transfer.detect(calm)[0].gain.points < 5
@@ -479,6 +573,19 @@ class TestRanking:
         sure, small = finding("sure"), finding("small", gain=Gain(0.3, 0.2, 0.4, 1e-9))
         ranked = rank([unsure, small, half, sure], tests=12)
         assert [(f.cause, f.confidence) for f in ranked] == [("sure", "high"), ("half", "moderate"), ("unsure", "low")]
+
+    def test_what_may_follow_from_another_cause_stands_behind_it(self) -> None:
+        shifted, unsure = finding("train-test shift", gain=Gain(4, 2, 6, 1e-6)), finding("miscalibration")
+        ranked = rank(explain_away([unsure, shifted]), tests=12)
+        assert [(f.cause, f.confidence) for f in ranked] == [
+            ("train-test shift", "high"),
+            ("miscalibration", "moderate"),
+        ]
+        both = rank(explain_away([unsure, replace(shifted, p=0.0003, gain=Gain(4, 0.5, 8, 0.01))]), tests=30)
+        assert [(f.cause, f.confidence) for f in both] == [
+            ("train-test shift", "moderate"),
+            ("miscalibration", "moderate"),
+        ]
 
     def test_looks_that_found_nothing_count_in_the_correction(self) -> None:
         alone, among = (rank([finding(p=0.004)], tests=tests)[0] for tests in (1, 12))

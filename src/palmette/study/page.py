@@ -234,24 +234,27 @@ def _affinity(transfer: Mapping[str, Any], tasks: list[str]) -> Exhibit:
     figure = plots.matrix(
         "affinity",
         "Affinity between tasks",
-        [[values.get(acts, {}).get(task) for task in tasks] for acts in tasks],
+        [
+            [1e4 * value if (value := values.get(acts, {}).get(task)) is not None else None for task in tasks]
+            for acts in tasks
+        ],
         rows=_short(tasks),
         columns=_short(tasks),
-        digits=3,
         across="changes the loss of",
         down="a step on",
     )
     note = (
-        "By what share a step on one task lowers the loss of another, mean over probes and seeds (Fifty et al. 2021). "
-        "Blue: lower loss."
+        "By how many ten thousandths a step on one task lowers the loss of another, mean over probes and seeds "
+        "(Fifty et al. 2021). Blue: lower loss."
     )
     plates = [Plate(figure, note)]
     if transfer.get("pairs"):
-        plates.append(Plate(plots.affinity_scatter(transfer), _correlation(transfer)))
+        plates.append(Plate(plots.affinity_scatter(transfer), correlation(transfer)))
     return Exhibit(tables.affinity(transfer), tuple(plates))
 
 
-def _correlation(transfer: Mapping[str, Any]) -> str:
+def correlation(transfer: Mapping[str, Any]) -> str:
+    """How well affinity predicted measured transfer, in a sentence."""
     found = transfer.get("rank_correlation")
     text = "Each mark is an ordered pair of tasks, its shape the task that is acted on. "
     if found is None:

@@ -220,13 +220,13 @@ def affinity_scatter(transfer: Mapping[str, Any]) -> Figure:
         axes.axvline(0, color=MUTED, lw=0.7)
         for task, (colour, marker) in drawing.styles(tasks).items():
             pairs = [
-                (found[task], 100 * transfer["pairs"][other][task]["difference"])
+                (1e4 * found[task], 100 * transfer["pairs"][other][task]["difference"])
                 for other, found in transfer["affinity"].items()
                 if task in found and compared(transfer["pairs"].get(other, {}).get(task))
             ]
             x, y = zip(*pairs, strict=True) if pairs else ((), ())
             axes.plot(x, y, marker, color=colour, ms=6.5, mew=0, label=f"on {short(task, 20)}")
-        axes.set(xlabel="affinity, mean over probes", ylabel="measured, points")
+        axes.set(xlabel="affinity, ten thousandths of the loss", ylabel="measured, points")
         axes.margins(0.12)
         axes.grid(visible=True)
         drawing.legend(canvas, axes)

@@ -384,9 +384,9 @@ def affinity(transfer: Mapping[str, Any]) -> Table:
     for acts, by_task in transfer["affinity"].items():
         for task, value in by_task.items():
             measured = pairs.get(acts, {}).get(task, {}).get("difference")
-            rows.append((acts, task, Cell(signed(value, 4), "strong"), signed_points(measured)))
+            rows.append((acts, task, Cell(wording.affinity(value), "strong"), signed_points(measured)))
     return _one(
-        "Affinity, and measured transfer in points",
+        "Affinity in ten thousandths of the loss, and measured transfer in points",
         ("a step on", "effect on", "affinity", "measured"),
         rows,
         words=("effect on",),
@@ -401,7 +401,7 @@ def grouping(transfer: Mapping[str, Any]) -> Table:
             str(found["models"]),
             "; ".join(listed(group) for group in found["groups"]),
             ", ".join(
-                f"{task} {signed_points(value) if measured else signed(value, 4)}"
+                f"{task} {signed_points(value) if measured else wording.affinity(value)}"
                 for task, value in found["expected"].items()
             ),
         )

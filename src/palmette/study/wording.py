@@ -42,6 +42,11 @@ def signed_points(value: float | None, digits: int = 2) -> str:
     return signed(None if value is None else 100 * value, digits)
 
 
+def affinity(value: float | None) -> str:
+    """A share of the loss, in its ten thousandths: a step on one task moves another's loss by no more."""
+    return signed(None if value is None else 1e4 * value)
+
+
 def interval(low: float | None, high: float | None) -> str:
     """Bounds as hundredths: [-0.10, +0.71]."""
     return NOTHING if low is None or high is None else f"[{signed_points(low)}, {signed_points(high)}]"

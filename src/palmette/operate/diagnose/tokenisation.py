@@ -131,7 +131,7 @@ def _repairs(case: Case, train: Sheet) -> dict[str, Repair]:
     if one_label:
         find = case.subject.predictor.find_words
         found["punctuation not separated"] = lambda words: find(" ".join(words)).words or tuple(words)
-        segment = _Segmenter(counts, case.subject.predictor.encoder)
+        segment = Segmenter(counts, case.subject.predictor.encoder)
         found["words joined"] = lambda words: tuple(part for word in words for part in segment(word))
     return found
 
@@ -162,7 +162,7 @@ def _starts_capital(casings: dict[str, Counter[str]]) -> bool:
     return any(form[:1].isupper() for forms in list(casings.values())[:50] for form in forms)
 
 
-class _Segmenter:
+class Segmenter:
     """Cuts a word that nobody knows into words that train or the trunk's vocabulary has, the most probable ones.
 
     Unigram word segmentation by dynamic programming (Norvig 2009, "Natural Language Corpus Data", in Beautiful Data).
