@@ -178,6 +178,18 @@ def test_enter_accepts_and_escape_goes_back(browser: Browser, url: str, queue: Q
     assert (said.verdict, said.label) == ("right", None)
 
 
+@pytest.mark.parametrize("task", ["likeness", "summary"])
+def test_who_takes_a_text_back_can_write_on(browser: Browser, url: str, queue: Queue, task: str) -> None:
+    put(queue, task, *FIRST[task])
+    page = Page(browser, url)
+    correct(page, task)
+    page.press("Escape")
+    expected = correct(page, task)
+    send(page, task)
+    (said,) = queue.decisions()
+    assert (said.verdict, said.label) == ("corrected", expected)
+
+
 def test_a_decision_is_undone_and_another_is_skipped(browser: Browser, url: str, queue: Queue) -> None:
     first = put(queue, "tone", *FIRST["tone"])
     second = put(queue, "tone", *FIRST["tone"], number=1)

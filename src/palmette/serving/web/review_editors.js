@@ -48,6 +48,7 @@ class Editor {
     this.value = this.start();
     this.draw();
     this.changed();
+    this.focus(); // what was drawn anew has lost it
   }
 
   focus() {
