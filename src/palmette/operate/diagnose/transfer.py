@@ -89,12 +89,11 @@ def conflict(case: Case) -> list[tuple[str, float, float]]:
     return sorted(found, key=lambda item: item[1])
 
 
-def dominance(case: Case) -> list[tuple[str, float, float | None]]:
+def dominance(case: Case) -> list[tuple[str, float, float]]:
     """How many times this task's weighted loss each other task's was, over the run; the greatest first.
 
     Returns:
-        (task, times, p): p is one-sided, of at most `DOMINANT` times, over the run's reports of progress (t-test); None
-        of a run with a single one.
+        (task, times, p): p is one-sided, of at most `DOMINANT` times, over the run's reports of progress (t-test).
     """
     weights = {task: case.subject.config.tasks[task].weight for task in case.subject.kinds}
     losses = [
@@ -102,13 +101,13 @@ def dominance(case: Case) -> list[tuple[str, float, float | None]]:
         for line in case.subject.history
         if line.get("event") == "progress" and (loss := line["loss"]).get(case.task, 0.0) > 0
     ]
-    found: list[tuple[str, float, float | None]] = []
+    found = []
     for task in weights:
         both = [(loss[task], loss[case.task]) for loss in losses if loss.get(task, 0.0) > 0]
         if task == case.task or not both:
             continue
         theirs, ours = np.array(both).T
-        p = None
+        p = 1.0
         if len(both) > 1:
             p = float(ttest_1samp(np.log(theirs / ours), np.log(DOMINANT), alternative="greater").pvalue)
         found.append((task, float(theirs.mean() / ours.mean()), p))
@@ -141,8 +140,8 @@ def _of_run(case: Case) -> list[Finding]:
         gain = paired(case.kind, mended, main.parts, seed=case.seed)
         summary = f"{heavier[0][0]} has {heavier[0][1]:.0f} times the weighted loss of this task: it crowds it out"
         how = f"what a quick head of this task alone does better, on {main.split}"
-        # That it is crowded out may be certain although what that costs is not: the interval says how far that is.
-        p = gain.p if heavier[0][2] is None else heavier[0][2]
+        # Either is evidence: that it has lost something, and that it was crowded out from the beginning.
+        p = min(gain.p, heavier[0][2])
     blamed = conflict(case)
     others = [task for task in case.subject.kinds if task != case.task]
     worst = heavier[0][0] if crowded_out else blamed[0][0] if blamed else others[0]
