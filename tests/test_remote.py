@@ -533,11 +533,13 @@ def test_what_is_answered_needs_no_key(
 
 
 PROCESS = """
+import signal
 import sys
 from pathlib import Path
 from palmette.config import EndpointConfig
 from palmette.writing.remote import RemoteWriter
 from palmette.writing.writer import Request
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job has ignored
 url, cache, first, last = sys.argv[1:]
 config = EndpointConfig(base_url=url, model="m", token_budget=10**6, concurrency=2)
 writer = RemoteWriter(config, Path(cache))
