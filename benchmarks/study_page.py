@@ -53,9 +53,7 @@ def main() -> None:
         transfer = pairs["transfer"]
         written = [
             markdown(tables.differences(pairs)),
-            markdown(
-                tables.acting("Pairs, in points over the task alone", transfer["pairs"], "trained with", "effect on")
-            ),
+            markdown(tables.pairs(transfer)),
             markdown(tables.affinity(transfer)),
             drawn(plots.affinity_scatter(transfer), images, stem),
             correlation(transfer),

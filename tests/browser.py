@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -76,6 +77,14 @@ class Browser:
         answer = self.command("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, f"{script}: {answer['exceptionDetails']}"
         return answer["result"].get("value")
+
+    def wait(self, script: str, seconds: float = 20) -> None:
+        """Until an expression is true."""
+        stop = time.monotonic() + seconds
+        while not self.ask(f"Boolean({script})"):
+            text = str(self.ask("document.body.innerText"))[:2000]
+            assert time.monotonic() < stop, f"in vain: {script}; {self.console()}; {text}"
+            time.sleep(0.02)
 
     def press(self, *keys: str) -> None:
         """Press keys one after another, by Playwright's names: `Enter`, `a`, `Control+z`."""

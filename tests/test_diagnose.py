@@ -166,7 +166,7 @@ class TestLabelNoise:
         assert found.telling
         assert found.numbers["excess_points"] > 40
         elsewhere = sheet("dev", balanced(150), seed=1, wrong=errors(150, 0.6), moved=3.0)  # is no judge of train
-        (found,) = label_noise.detect(case(train, elsewhere, replace(test, split="test")))
+        (found,) = label_noise.detect(case(train, elsewhere, test))
         assert found.numbers["excess_points"] < 40
 
     def test_wrong_tags_are_counted_among_the_words_that_spans_are_made_of(self) -> None:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -79,11 +78,7 @@ class Page:
         return self.browser.ask(script, *arguments)
 
     def wait(self, script: str, seconds: float = 20) -> None:
-        """Until an expression is true."""
-        stop = time.monotonic() + seconds
-        while not self.ask(f"Boolean({script})"):
-            assert time.monotonic() < stop, f"in vain: {script}; {self.browser.console()}; {self.text('body')[:2000]}"
-            time.sleep(0.02)
+        self.browser.wait(script, seconds)
 
     def text(self, selector: str) -> str:
         return str(self.ask("document.querySelector(arguments[0]).innerText", selector))

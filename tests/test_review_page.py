@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,10 +66,7 @@ class Page:
         self.wait("!document.body.hasAttribute('aria-busy') && document.getElementById('progress').textContent")
 
     def wait(self, script: str) -> None:
-        stop = time.monotonic() + 20
-        while not self.browser.ask(f"Boolean({script})"):
-            assert time.monotonic() < stop, f"in vain: {script}; {self.browser.console()}; {self.text('body')[:1500]}"
-            time.sleep(0.02)
+        self.browser.wait(script)
 
     def text(self, selector: str) -> str:
         return str(self.browser.ask("document.querySelector(arguments[0]).innerText", selector))

@@ -186,7 +186,7 @@ def _transfer(study: Mapping[str, Any]) -> Section | None:
             "Rows act, columns are acted on: points that a task gains when it is trained with another, over being "
             "trained alone. Bold: the interval excludes 0 (not corrected for the number of pairs)."
         )
-        table = tables.acting("Pairs, in points over the task alone", transfer["pairs"], "trained with", "effect on")
+        table = tables.pairs(transfer)
         figure = _effects("pairs", "Pairwise transfer", transfer["pairs"], tasks, "trained with")
         exhibits.append(Exhibit(table, (Plate(figure, note),)))
     if transfer.get("affinity"):

@@ -377,13 +377,17 @@ def acting(caption: str, values: Mapping[str, Mapping[str, Mapping[str, Any]]], 
     return _one(caption, (rows, columns, "difference", "interval", "p"), found, words=(columns,))
 
 
+def pairs(transfer: Mapping[str, Any]) -> Table:
+    """What each task does to each other that it is trained with."""
+    return acting("Pairs, in points over the task alone", transfer["pairs"], "trained with", "effect on")
+
+
 def affinity(transfer: Mapping[str, Any]) -> Table:
     """Affinity, beside measured transfer where pairs were trained."""
-    pairs = transfer.get("pairs", {})
     rows: list[Row] = []
     for acts, by_task in transfer["affinity"].items():
         for task, value in by_task.items():
-            measured = pairs.get(acts, {}).get(task, {}).get("difference")
+            measured = transfer.get("pairs", {}).get(acts, {}).get(task, {}).get("difference")
             rows.append((acts, task, Cell(wording.affinity(value), "strong"), signed_points(measured)))
     return _one(
         "Affinity in ten thousandths of the loss, and measured transfer in points",

@@ -30,6 +30,8 @@ from palmette.trunk import load_pretrained
 from palmette.types import SPLITS, Example, Split
 
 _BATCH_TOKENS = 2048
+_FEWEST = 20  # texts that can be told from others
+_ALIKE = 0.6  # AUC below which two sets of texts are of one kind
 
 
 class NotLookedAtError(PalmetteError):
@@ -130,11 +132,24 @@ class Case:
         return self.sheets["train"]
 
     @property
+    def beside(self) -> Sheet | None:
+        """The dev examples, where the question is about others."""
+        return self.sheets.get("dev") if self.main.split != "dev" else None
+
+    @property
     def dev(self) -> Sheet:
-        """The dev examples, beside those of test."""
-        if self.main.split == "dev" or "dev" not in self.sheets:
+        """The same where there must be some."""
+        if self.beside is None:
             raise NotLookedAtError("needs both dev and test: one to compare the other with")
-        return self.sheets["dev"]
+        return self.beside
+
+    @cached_property
+    def dev_is_like_train(self) -> bool:
+        """Whether a classifier cannot tell the texts of dev from those of train; few are taken for alike."""
+        if len(self.dev) < _FEWEST:
+            return True
+        area, p, _ = quick.two_sample(self.train.texts, self.dev.texts, seed=self.seed)
+        return area < _ALIKE or p > 0.001
 
     @property
     def like_train(self) -> Sheet:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmette.errors import MissingExtraError
-from palmette.operate.diagnose import quick, shift
+from palmette.operate.diagnose import quick
 from palmette.operate.diagnose.case import Case
 from palmette.operate.diagnose.estimates import Gain, from_error, metric, paired
 from palmette.operate.diagnose.finding import Finding
@@ -78,15 +78,15 @@ def issues(sheet: Sheet, probabilities: Floats) -> NDArray[np.int64]:
 
 def _excess(case: Case, found: Floats, held_out: list[Sheet]) -> tuple[float, float]:
     """How much more often train is contradicted than the held-out split that is contradicted most, and its error."""
-    excess, error = np.inf, 1.0
     ours = _rates(case.train, found)
-    for sheet in held_out:
-        theirs = _rates(sheet, case.quick_head.probabilities(sheet.vectors))
-        gap = float(ours.mean() - theirs.mean())
-        if gap < excess:
-            excess = gap
-            error = float(np.sqrt(ours.var() / len(ours) + theirs.var() / max(len(theirs), 1)))
-    return (0.0, 1.0) if excess == np.inf else (float(excess), error)
+    gaps = [_gap(ours, _rates(sheet, case.quick_head.probabilities(sheet.vectors))) for sheet in held_out]
+    return min(gaps, default=(0.0, 1.0), key=lambda pair: pair[0])
+
+
+def _gap(first: Floats, second: Floats) -> tuple[float, float]:
+    """How much greater the mean of the first is, and the error of that."""
+    error = float(np.sqrt(first.var() / len(first) + second.var() / max(len(second), 1)))
+    return float(first.mean() - second.mean()), error
 
 
 def _by_dev(case: Case) -> tuple[float, float]:
@@ -94,17 +94,12 @@ def _by_dev(case: Case) -> tuple[float, float]:
 
     Nothing where dev is not like train: then they err on train for that.
     """
-    train, dev = case.train, case.sheets.get("dev")
-    if dev is None or dev is case.main or min(len(train), len(dev)) < _FEWEST:
+    train, dev = case.train, case.beside
+    if dev is None or min(len(train), len(dev)) < _FEWEST or not case.dev_is_like_train:
         return 0.0, 1.0
-    area, p, _ = shift.two_sample(train.texts, dev.texts, seed=case.seed)
-    if area >= shift.ALIKE and p < 0.001:
-        return 0.0, 1.0
-    inside = _rates(dev, quick.out_of_fold(dev, seed=case.seed))
     head = quick.fit(dev.vectors, dev.gold, len(case.kind.labels))
-    outside = _rates(train, head.probabilities(train.vectors))
-    error = float(np.sqrt(inside.var() / len(inside) + outside.var() / len(outside)))
-    return float(outside.mean() - inside.mean()), error
+    ours = _rates(train, head.probabilities(train.vectors))
+    return _gap(ours, _rates(dev, quick.out_of_fold(dev, seed=case.seed)))
 
 
 def _rates(sheet: Sheet, probabilities: Floats) -> Floats:

@@ -54,8 +54,8 @@ def detect(case: Case) -> list[Finding]:
     if not len(main.gold) or len(main) < 50:
         raise NotLookedAtError("needs 50 held-out examples of a task with classes")
     halves = [np.flatnonzero(np.arange(len(main)) % 2 == side) for side in (0, 1)]
-    if "dev" in case.sheets and main.split != "dev":
-        fitted, judged = case.sheets["dev"], main
+    if case.beside is not None:
+        fitted, judged = case.beside, main
     else:
         fitted, judged = main.take(halves[0]), main.take(halves[1])
     found = temperature(fitted)

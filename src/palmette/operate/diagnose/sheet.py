@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmette.kinds import AnyKind
-from palmette.types import Example, Prediction
+from palmette.types import Example, Prediction, Text
 
 Floats = NDArray[np.float64]
 
@@ -98,6 +98,12 @@ class Sheet:
             trained=self.trained[units],
             texts=self.texts[chosen],
         )
+
+
+def rewritten(example: Example, change: Callable[[Sequence[str]], tuple[str, ...]]) -> Example:
+    """An example with other words, in both texts of a pair."""
+    pair = None if example.pair is None else Text(words=change(example.pair.words))
+    return replace(example, text=Text(words=change(example.text.words)), pair=pair)
 
 
 def shown(example: Example, most: int = 90) -> str:

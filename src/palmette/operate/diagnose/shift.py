@@ -3,57 +3,24 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2_contingency, norm
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from scipy.stats import chi2_contingency
 
 from palmette.operate.diagnose import quick
 from palmette.operate.diagnose.case import Case, NotLookedAtError
 from palmette.operate.diagnose.estimates import Gain, apart, paired
 from palmette.operate.diagnose.finding import Finding
-from palmette.operate.diagnose.sheet import Floats, Sheet, shown
+from palmette.operate.diagnose.sheet import Sheet, shown
 
 CAUSE = "train-test shift"
-_MOST = 800  # texts of each side
 _TELLING_AUC = 0.65
-ALIKE = 0.6  # AUC below which two sets of texts are of one kind
 
 
 def detect(case: Case) -> list[Finding]:
     """Texts of test that a classifier tells from those of train, and labels in other shares."""
     return [*texts(case), *labels(case)]
-
-
-def two_sample(first: Floats, second: Floats, *, seed: int) -> tuple[float, float, Floats]:
-    """How well a classifier tells two sets of vectors apart (Lopez-Paz & Oquab 2017, ICLR).
-
-    Returns:
-        Out-of-fold area under the ROC curve, its p-value (normal approximation of Mann-Whitney's U), and the scores.
-    """
-    rng = np.random.default_rng(seed)
-    first, second = (side[rng.permutation(len(side))[:_MOST]] for side in (first, second))
-    joined = np.concatenate([first, second])
-    side = np.r_[np.zeros(len(first)), np.ones(len(second))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        scores = cross_val_predict(
-            make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=60, tol=1e-3)),
-            joined,
-            side,
-            cv=min(5, len(first), len(second)),
-            method="decision_function",
-        )
-    area = float(roc_auc_score(side, scores))
-    n, m = len(first), len(second)
-    return area, float(norm.sf((area - 0.5) / math.sqrt((n + m + 1) / (12 * n * m)))), np.asarray(scores)
 
 
 def texts(case: Case) -> list[Finding]:
@@ -63,7 +30,7 @@ def texts(case: Case) -> list[Finding]:
         raise NotLookedAtError("needs the trunk before training, which cannot be loaded")
     if min(len(train), len(main)) < 20:
         raise NotLookedAtError("needs 20 examples of train and of test")
-    area, p, _ = two_sample(train.texts, main.texts, seed=case.seed)
+    area, p, _ = quick.two_sample(train.texts, main.texts, seed=case.seed)
     gain, how = gap(case)
     return [
         Finding(
@@ -88,13 +55,9 @@ def texts(case: Case) -> list[Finding]:
 def gap(case: Case) -> tuple[Gain, str]:
     """The score on data like train less the score on the data in question."""
     main = case.main
-    if "dev" in case.sheets and main.split != "dev":
-        dev = case.sheets["dev"]
-        area, p, _ = two_sample(case.train.texts, dev.texts, seed=case.seed) if min(len(dev), 20) == 20 else (0.5, 1, 0)
-        if area < ALIKE or p > 0.001:  # dev is as train
-            return apart(
-                case.kind, dev.parts, main.parts, seed=case.seed
-            ), f"the score on dev less that on {main.split}"
+    if case.beside is not None and case.dev_is_like_train:
+        gain = apart(case.kind, case.beside.parts, main.parts, seed=case.seed)
+        return gain, f"the score on dev less that on {main.split}"
     inside_train = quick.parts(case.kind, case.train, case.quick_train)
     outside = quick.parts(case.kind, main, case.quick_head.probabilities(main.vectors))
     return (

@@ -48,7 +48,7 @@ def detect(case: Case) -> list[Finding]:
     corrected = statistics.holm(tests)
     best = min(range(len(ranked)), key=lambda n: (corrected[n] >= 0.05, -_lift(errors, ranked[n][1])))
     name, mask = ranked[best]
-    gain = inside(case.kind, main.parts, mask & ~half | mask & half, seed=case.seed)
+    gain = inside(case.kind, main.parts, mask, seed=case.seed)
     inner, outer = float(errors[mask].mean()), float(errors[~mask].mean())
     given = any(f"{field} = " in name for field in _fields(main))
     return [
@@ -77,22 +77,18 @@ def detect(case: Case) -> list[Finding]:
 
 def _seen_on_dev(case: Case, found: dict[str, Mask]) -> list[tuple[str, Mask]]:
     """The worst slices of dev along the sources' fields, to be tested on all of the data in question."""
-    if case.main.split == "dev" or "dev" not in case.sheets:
+    if case.beside is None:
         return []
-    dev = case.sheets["dev"]
-    there = {name: mask for name, mask in _values(dev).items() if name in found and mask.any() and not mask.all()}
-    worst = search(there, dev.errors, np.ones(len(dev), dtype=bool))
-    masks = {name: _conjunction(name, found) for name, _ in worst}
-    return [(name, mask) for name, mask in masks.items() if 2 <= mask.sum() <= len(mask) - 2]
+    there = {name: mask for name, mask in _values(case.beside).items() if name in found}
+    here = conjunctions({name: found[name] for name in there})
+    worst = search(there, case.beside.errors, np.ones(len(case.beside), dtype=bool))
+    return [(name, mask) for name, _ in worst if 2 <= (mask := here[name]).sum() <= len(mask) - 2]
 
 
-def _conjunction(name: str, found: dict[str, Mask]) -> Mask:
-    """The mask of a slice by its name: of one property or of two."""
-    if name in found:
-        return found[name]
-    return next(
-        first & second for (one, first), (two, second) in combinations(found.items(), 2) if f"{one} and {two}" == name
-    )
+def conjunctions(found: dict[str, Mask]) -> dict[str, Mask]:
+    """The slices of one property and of two."""
+    pairs = combinations(found.items(), 2)
+    return found | {f"{one} and {two}": first & second for (one, first), (two, second) in pairs}
 
 
 def _fields(sheet: Sheet) -> list[str]:
@@ -141,12 +137,9 @@ def _central(sheet: Sheet, members: Mask) -> str:
 def search(found: dict[str, Mask], errors: Floats, half: Mask) -> list[tuple[str, Mask]]:
     """The best-scoring slices of one and two properties on a half, none inside a better one."""
     fewest = max(10, 0.03 * half.sum())
-    slices = dict(found)
-    for (one, first), (two, second) in combinations(found.items(), 2):
-        slices[f"{one} and {two}"] = first & second
     scored = []
     mean = max(float(errors[half].mean()), 1e-9)
-    for name, mask in slices.items():
+    for name, mask in conjunctions(found).items():
         size = (mask & half).sum()
         if not fewest <= size <= 0.6 * half.sum():
             continue

@@ -10,7 +10,6 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,9 +17,9 @@ import numpy as np
 from palmette.operate.diagnose.case import Case
 from palmette.operate.diagnose.estimates import greater, paired
 from palmette.operate.diagnose.finding import Finding
-from palmette.operate.diagnose.sheet import Sheet, shown
+from palmette.operate.diagnose.sheet import Sheet, rewritten, shown
 from palmette.text import TextEncoder
-from palmette.types import Example, Text
+from palmette.types import Example
 
 CAUSE = "tokenisation mismatch"
 CASING = "casing lost"
@@ -42,11 +41,11 @@ def detect(case: Case) -> list[Finding]:
     """The repair that gains most, of those under which test comes to look like train."""
     main = case.main
     # Held-out texts where there are some: of train, whose casings the repairs are made of, nothing would be changed.
-    reference = case.sheets["dev"] if main.split != "dev" and "dev" in case.sheets else case.train
+    reference = case.beside if case.beside is not None else case.train
     repairs = _repairs(case, case.train)
     best: Finding | None = None
     for name, repair in repairs.items():
-        mended = [_apply(example, repair) for example in main.examples]
+        mended = [rewritten(example, repair) for example in main.examples]
         changed = np.array([a.key != b.key for a, b in zip(mended, main.examples, strict=True)])
         if changed.sum() < 3:
             continue
@@ -65,13 +64,13 @@ def _judge(
     reference: Sheet,
 ) -> Finding:
     main, encoder = case.main, case.subject.predictor.encoder
-    usual = np.array([_apply(e, repair).key != e.key for e in reference.examples], dtype=np.float64)
+    usual = np.array([rewritten(e, repair).key != e.key for e in reference.examples], dtype=np.float64)
     gain = paired(case.kind, case.answer(mended), main.parts, seed=case.seed)
     how = f"{main.split} answered again with its texts brought to the form of train"
-    dev = case.sheets.get("dev") if main.split != "dev" else None
+    dev = case.beside
     if name == CASING and dev is not None:
         # Train does not know the casing of every word: what dev loses without capitals says what all of them are worth.
-        lowered = [_apply(example, lambda words: tuple(map(str.lower, words))) for example in dev.examples]
+        lowered = [rewritten(example, lambda words: tuple(map(str.lower, words))) for example in dev.examples]
         lost = paired(case.kind, dev.parts, case.answer(lowered), seed=case.seed).scaled(
             max(float(changed.mean() - usual.mean()), 0.0)
         )
@@ -112,11 +111,6 @@ def fertility(encoder: TextEncoder, examples: Sequence[Example]) -> tuple[float,
     ids = np.array([number for subwords in found for number in subwords.ids], dtype=np.int64)
     count = sum(len(example.text.words) for example in examples)
     return len(ids) / max(count, 1), float((ids == unknown).mean()) if unknown is not None and len(ids) else 0.0
-
-
-def _apply(example: Example, repair: Repair) -> Example:
-    pair = None if example.pair is None else Text(words=repair(example.pair.words))
-    return replace(example, text=Text(words=repair(example.text.words)), pair=pair)
 
 
 def _repairs(case: Case, train: Sheet) -> dict[str, Repair]:

@@ -87,11 +87,9 @@ def before(case: Case) -> list[Finding]:
         return []
     name, (longest, count, p) = min(found, key=lambda item: item[1][2])
     members = _lengths(main.examples, name) == longest
-    others = [case.sheets[split] for split in ("dev", "train") if split in case.sheets and split != main.split]
-    longer = [sheet for sheet in others if len(sheet) and _lengths(sheet.examples, name).max() > longest]
-    if members.all() and not longer:
+    if members.all() and not any((_lengths(s.examples, name) > longest).any() for s in case.sheets.values()):
         return []  # texts of this task have one length
-    dev = case.sheets.get("dev") if main.split != "dev" else None
+    dev = case.beside
     if dev is not None and (own := pile(dev, name)) is not None and own[0] == longest:
         dev = None
     reference = dev if dev is not None else case.sheets.get("train")

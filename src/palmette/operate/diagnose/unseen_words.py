@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from scipy.stats import chi2_contingency
@@ -12,8 +11,8 @@ from scipy.stats import chi2_contingency
 from palmette.operate.diagnose.case import Case
 from palmette.operate.diagnose.estimates import Floats, Gain, from_error, greater, metric, paired
 from palmette.operate.diagnose.finding import Finding
-from palmette.operate.diagnose.sheet import Sheet, shown
-from palmette.types import Example, Text
+from palmette.operate.diagnose.sheet import Sheet, rewritten, shown
+from palmette.types import Example
 
 CAUSE = "unseen words"
 _BANDS = (0.0, 0.1, 0.25)  # shares of unseen words that part the strata
@@ -43,7 +42,7 @@ def detect(case: Case) -> list[Finding]:
         return []
     known = frozenset(w for example in case.subject.corpus.splits["train"] for w in words(example))
     here = shares(main.examples, known)
-    usual = shares(case.sheets["dev"].examples, known) if main.split != "dev" and "dev" in case.sheets else _own(train)
+    usual = _own(train) if case.beside is None else shares(case.beside.examples, known)
     p = greater(here, usual)
     rng = np.random.default_rng(case.seed)
     points = _points(case, np.arange(len(main)), here, usual)
@@ -96,7 +95,7 @@ def _use(case: Case, known: frozenset[str]) -> float | None:
     Texts of another kind use common words otherwise as well; texts with new names for things do not. None without dev,
     or with too few words.
     """
-    if case.main.split == "dev" or "dev" not in case.sheets:
+    if case.beside is None:
         return None
     here, there = (
         Counter(
@@ -141,14 +140,7 @@ def _lost_on_dev(case: Case, share: float, known: frozenset[str], new: Counter[s
         name = names.get(word.casefold(), word)
         return name.capitalize() if word[:1].isupper() else name
 
-    hidden = [
-        replace(
-            example,
-            text=Text(words=tuple(map(hide, example.text.words))),
-            pair=None if example.pair is None else Text(words=tuple(map(hide, example.pair.words))),
-        )
-        for example in dev.examples
-    ]
+    hidden = [rewritten(example, lambda words: tuple(map(hide, words))) for example in dev.examples]
     return paired(case.kind, dev.parts, case.answer(hidden), seed=case.seed)
 
 
