@@ -49,6 +49,19 @@ def test_every_row_is_in_exactly_one_update_within_the_budget(sizes: list[int], 
     assert [identities([update]) for update in again] == [identities([update]) for update in updates]
 
 
+@given(lengths, st.integers(64, 200), st.integers(0, 2**32 - 1))
+@settings(max_examples=100)
+def test_an_update_may_be_made_of_batches_of_several_lengths(sizes: list[int], budget: int, seed: int) -> None:
+    rows = rows_of(sizes)
+    updates = plan_updates(rows, batch_tokens=budget, rng=np.random.default_rng(seed), lengths=4)
+    assert Counter(identities(updates)) == Counter(range(len(rows)))
+    batches = len(list(by_length(rows, batch_tokens=budget // 4)))
+    assert len(updates) == -(-batches // 4)
+    for update in updates:
+        assert [len(row) for row in update] == sorted((len(row) for row in update), reverse=True)
+        assert sum(len(row) for row in update if len(row) <= budget // 4) <= budget
+
+
 @given(lengths, st.integers(16, 200))
 def test_batches_come_longest_first_and_are_as_full_as_the_budget_allows(sizes: list[int], budget: int) -> None:
     batches = list(by_length(rows_of(sizes), batch_tokens=budget))

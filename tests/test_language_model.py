@@ -92,6 +92,65 @@ def test_an_answer_obeys_its_constraint(model: LanguageModel) -> None:
         assert not written.truncated
 
 
+def slow_answer(model: LanguageModel, request: Request) -> str:
+    """Token by token, all of it computed again for each."""
+    assert request.next_pieces is not None
+    constraint, ids, written = Constraint(model._pieces, request.next_pieces), model.render(request.prompt), list[int]()
+    while len(written) < request.longest:
+        with torch.inference_mode():
+            logits = model.model(input_ids=torch.tensor([ids + written])).logits[0, -1]
+        allowed = constraint.allowed(written)
+        token = allowed[int(logits[allowed].argmax())]
+        if token == model.answer_ids("")[-1]:
+            break
+        written.append(token)
+    return str(model.tokenizer.decode(written))
+
+
+def test_what_can_only_follow_is_written_without_a_pass_and_rows_that_have_ended_are_let_go(
+    model: LanguageModel,
+) -> None:
+    labels = ["NOUN", "VERB", "PUNCT"]
+    kind = find_kind("sequence_labeling")("pos", TaskConfig(kind="sequence_labeling"), {"labels": labels})
+    texts = ["a cat sat on a mat .", "dogs bark", "yes", "the man who came in was old and said no word to us"]
+    examples = [Example(Text(tuple(text.split())), {}) for text in texts]
+    requests = [
+        Request(
+            prompt(kind.source_text(e)),
+            longest=15 if number == 0 else 200,  # one is cut
+            next_pieces=lambda done, e=e: kind.next_pieces(done, e),  # type: ignore[misc]
+        )
+        for number, e in enumerate(examples)
+    ]
+    rows: list[int] = []
+    watched = model.model.register_forward_hook(lambda _, __, found: rows.append(len(found.logits)))
+    try:
+        written = model.write(requests)
+    finally:
+        watched.remove()
+    assert [one.text for one in written] == [slow_answer(model, request) for request in requests]
+    assert [one.truncated for one in written] == [True, False, False, False]
+    # A word has several tokens and one choice, its tag, which takes no more passes than it has tokens.
+    assert len(rows) < max(one.written_tokens for one in written)
+    assert rows[-1] == 1 < max(rows)
+
+
+def test_rows_that_have_ended_need_no_positions(tmp_path: Path) -> None:
+    """Where positions are learned there is none beyond the last."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_language_model(tmp_path))
+    sizes = {"n_positions": 64, "n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": len(tokenizer)}
+    model = LanguageModel(GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval(), tokenizer)
+    full = 60 - len(model.render(prompt("")))
+    endless = {"next_pieces": lambda _: (" po", " ne")}
+    asked = [Request(prompt("x" * full), longest=4, **endless)]
+    asked += [Request(prompt(text), longest=50, **endless) for text in ("a", "b")]
+    written = model.write(asked)
+    assert [one.written_tokens for one in written] == [4, 50, 50]
+    assert [one.text for one in written] == [model.write([one])[0].text for one in asked]
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_constraint_asks_for_the_tokens_that_likelihoods_are_of(model: LanguageModel, choice: str) -> None:
     constraint = Constraint(model._pieces, lambda done: ("",) if done else CHOICES)

@@ -122,10 +122,38 @@ class TestAFinishedRun:
         Run.load(tuned.folder)
 
 
+class TestARunAsAStart:
+    def trained_on(self, tuned: Trained, out: Path, **changes: Any) -> Run:
+        """From a run's adapters, which move by next to nothing."""
+        data = tuned.config.model_dump(mode="json", exclude_none=True)
+        data["trunk"]["name"] = str(tuned.folder)
+        data["training"] |= {"head_learning_rate": 1e-12}
+        trainer.train(Config.parse(data | changes), out)
+        return Run.load(out)
+
+    def test_it_goes_on_from_the_adapters(self, tuned: Trained, tmp_path: Path) -> None:
+        self.trained_on(tuned, tmp_path / "out")
+        one, two = (load_file(folder / "model.safetensors") for folder in (tuned.folder, tmp_path / "out"))
+        assert one.keys() == two.keys()
+        assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
+
+    def test_the_new_run_needs_the_model_and_not_the_run(self, tuned: Trained, tmp_path: Path) -> None:
+        self.trained_on(tuned, tmp_path / "out")
+        assert (tmp_path / "out" / "trunk.json").read_text() == (tuned.folder / "trunk.json").read_text()
+        config = (tmp_path / "out" / "config.yaml").read_text()
+        (tmp_path / "out" / "config.yaml").write_text(config.replace(str(tuned.folder), str(tmp_path / "gone")))
+        assert Run.load(tmp_path / "out").predict(INPUTS)
+
+    def test_adapters_that_do_not_fit_are_refused(self, tuned: Trained, tmp_path: Path) -> None:
+        lora = {"rank": 2, "adapters": tuned.config.lora.adapters if tuned.config.lora else ""}
+        with pytest.raises(ConfigError, match=r"trunk: the adapters of .* do not fit"):
+            self.trained_on(tuned, tmp_path / "out", lora=lora)
+
+
 @pytest.mark.parametrize("adapters", ["shared", "per_task"])
 def test_it_learns(tmp_path: Path, adapters: str) -> None:
     data = toy(tmp_path, model="language model", words=1, rate=5e-3)
-    data["training"] |= {"batch_tokens": 256, "dev_examples": 8}
+    data["training"] |= {"batch_tokens": 256, "dev_examples": 8, "epochs": 3}
     prompts = {"pos": {"instruction": "tags"}, "first": {"instruction": "class"}}
     data |= {"lora": {"dropout": 0, "adapters": adapters}, "prompting": {"prompts": prompts}}
     trainer.train(Config.parse(data), tmp_path / "run")

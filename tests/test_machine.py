@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,23 @@ def test_onnxruntime_is_imported_only_where_it_has_been_told_to_be_quiet() -> No
     assert importing
     for path in importing:
         assert re.search(r"keep_quiet\(\)\s+(try:\s+)?(import|from) onnxruntime", path.read_text()), path
+
+
+_GIVES_UP = """
+from pathlib import Path
+from palmette import machine
+machine.keep_memory()
+held = bytearray(80_000_000)
+del held
+pages = int(Path("/proc/self/statm").read_text().split()[1])
+print(pages * 4096)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_memory_that_is_given_up_is_kept() -> None:
+    found = subprocess.run([sys.executable, "-c", _GIVES_UP], capture_output=True, text=True, check=True)
+    assert int(found.stdout) > 80_000_000
+    without = _GIVES_UP.replace("machine.keep_memory()", "")
+    found = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 80_000_000

@@ -83,7 +83,7 @@ def test_beams_find_the_most_probable_answer(loaded: tuple[Seq2Seq, Tokens]) -> 
 
     request = ask("a cat", 40, next_pieces=lambda written: TAGS.next_pieces(written, Example(Text(("a",)), {})))
     (found,) = Seq2SeqWriter(model, tokens, CPU, beams=8).write([request])
-    assert found.text == max((f"1 {tag}" for tag in TAGS.labels), key=score)
+    assert found.text == max((f"1 a {tag}" for tag in TAGS.labels), key=score)
 
 
 def test_inputs_that_are_too_long_are_cut_in_the_middle_and_counted(tmp_path: Path) -> None:
@@ -174,6 +174,25 @@ def test_a_warm_start_takes_both_sides_from_the_encoder(tmp_path: Path) -> None:
     assert any("crossattention" in name for name in model.new)
     words = [name for name in parameters if "word_embeddings" in name or "predictions.decoder.weight" in name]
     assert words == ["network.encoder.embeddings.word_embeddings.weight"]
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.15])
+def test_a_warm_start_looks_for_the_words_that_it_writes(tmp_path: Path, spread: float) -> None:
+    """Before any training, places of an output attend to the same subword of the input."""
+    model, _ = load(tiny_trunk(tmp_path, dropout=0.0, spread=spread))
+    read, given = torch.arange(5, 25)[None], torch.arange(24, 4, -1)[None]
+    shared = set(read[0].tolist())
+    for layer in model.network.decoder.bert.encoder.layer:
+        found: dict[str, torch.Tensor] = {}
+        attention = layer.crossattention.self
+        for name in ("query", "key"):
+            part = getattr(attention, name)
+            part.register_forward_hook(lambda _, __, output, found=found, name=name: found.__setitem__(name, output[0]))
+        with torch.inference_mode():
+            model(read, torch.ones_like(read), given)
+        best = (found["query"] @ found["key"].T).argmax(-1)
+        assert set(given[0].tolist()) == shared
+        assert (read[0][best] == given[0]).float().mean() > 0.3, "by chance it would be a twentieth"
 
 
 def test_the_offline_trunk_is_the_default() -> None:

@@ -241,6 +241,12 @@ class TestLearning:
         expected = [(n, task) for n, example in enumerate(loop.train_examples) for task in example.labels]
         assert sorted((row.example, row.task) for row in rows) == sorted(expected)
 
+    def test_tasks_meet_in_an_update(self, tmp_path: Path) -> None:
+        loop = make_loop(Config.parse(tiny_text_config(tmp_path, examples=24, batch_tokens=256)), tmp_path / "run")
+        met = [len({row.task for row in step.rows}) for step in loop._plan(0)]
+        assert len(met) > 8
+        assert np.mean(met) > 3
+
     def test_parts_add_up_to_the_whole(self, loop: Any) -> None:
         def gradients(accumulation: int) -> dict[str, torch.Tensor]:
             found: dict[str, torch.Tensor] = {}

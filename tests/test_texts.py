@@ -43,15 +43,20 @@ LABELS: list[tuple[AnyKind, Any, Example, str]] = [
         TAGS,
         ("PROPN", "PROPN", "VERB", "ADP", "PROPN", "PROPN", "PUNCT"),
         TEXT,
-        "1 PROPN 2 PROPN 3 VERB 4 ADP 5 PROPN 6 PROPN 7 PUNCT",
+        "1 Peter PROPN 2 Black PROPN 3 moved VERB 4 to ADP 5 New PROPN 6 York PROPN 7 . PUNCT",
     ),
-    (SPANS, ("B-PER", "I-PER", "O", "O", "B-LOC", "I-LOC", "O"), TEXT, "1 B-PER 2 I-PER 5 B-LOC 6 I-LOC"),
+    (
+        SPANS,
+        ("B-PER", "I-PER", "O", "O", "B-LOC", "I-LOC", "O"),
+        TEXT,
+        "1 Peter B-PER 2 Black I-PER 5 New B-LOC 6 York I-LOC",
+    ),
     (SPANS, ("O",) * 7, TEXT, "none"),
     (
         SPACED,
         ("B-work of art", "I-work of art", "O", "O", "B-work of art", "O", "O"),
         TEXT,
-        "1 B-work of art 2 I-work of art 5 B-work of art",
+        "1 Peter B-work of art 2 Black I-work of art 5 New B-work of art",
     ),
     (CLASSES, "very negative", TEXT, "very negative"),
     (SETS, frozenset({"fare", "ground service"}), TEXT, "fare, ground service"),
@@ -86,6 +91,41 @@ def test_odd_labels_survive_writing_and_reading(name: str, chosen: set[str]) -> 
         labels = sorted(chosen)
     for label in labels:
         assert asked.read_text(asked.target_text(label, TEXT), TEXT) == (label, True)
+
+
+@given(
+    tagged=st.lists(
+        st.tuples(
+            st.sampled_from(
+                ["3", "2", "1", "VERB", "none", "B-PER", "a b", "3VERB", "\u00c9", "\u4e2d", ".", "-", "10:30"]
+            ),
+            st.sampled_from(TAGS.labels),
+            st.sampled_from(("O", "B-PER")),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_words_that_look_like_numbers_or_tags_do_no_harm(tagged: list[tuple[str, str, str]]) -> None:
+    words, tags, spans = zip(*tagged, strict=True)
+    example = Example(Text(words), {})
+    for asked, label in ((TAGS, tags), (SPANS, spans)):
+        text = asked.target_text(label, example)
+        assert asked.read_text(text, example) == (label, True)
+        written: tuple[str, ...] = ()
+        while "".join(written) != text:
+            pieces = asked.next_pieces(written, example) or ()
+            written = (*written, next(one for one in pieces if one and text.startswith("".join((*written, one)))))
+        assert "" in (asked.next_pieces(written, example) or ())
+
+
+def test_a_word_may_be_spelled_otherwise_or_be_missing() -> None:
+    text = "1 Petr PROPN\n2: PROPN 3 moved: VERB, 4 ADP 5 n e w PROPN 6 y\u00f6rk PROPN 7 . PUNCT"
+    assert TAGS.read_text(text, TEXT) == (("PROPN", "PROPN", "VERB", "ADP", "PROPN", "PROPN", "PUNCT"), True)
+    tags, readable = TAGS.read_text(
+        "1 Peter 2 Black PROPN 3 I would rather not say what that is here, and not ever, VERB", TEXT
+    )
+    assert (tags[:3], readable) == (("\ufffd", "PROPN", "\ufffd"), False)
 
 
 @pytest.mark.parametrize(("asked", "label", "example", "text"), LABELS)

@@ -167,6 +167,10 @@ def _whole(row: Sized) -> tuple[int, ...]:
     return (len(row),)
 
 
+def _longest_first(rows: Iterable[R], sizes: Sizes[R]) -> list[R]:
+    return sorted(rows, key=lambda row: tuple(-size for size in sizes(row)))
+
+
 def by_length(rows: Sequence[R], *, batch_tokens: int, sizes: Sizes[R] = _whole) -> Iterator[list[R]]:
     """Cut rows into batches of at most `batch_tokens` padded tokens, longest first; a longer row stands alone.
 
@@ -179,7 +183,7 @@ def by_length(rows: Sequence[R], *, batch_tokens: int, sizes: Sizes[R] = _whole)
     """
     batch: list[R] = []
     widths: tuple[int, ...] = ()
-    for row in sorted(rows, key=lambda row: tuple(-size for size in sizes(row))):
+    for row in _longest_first(rows, sizes):
         wider = tuple(map(max, widths, sizes(row))) if batch else sizes(row)
         if batch and sum(wider) * (len(batch) + 1) > batch_tokens:
             yield batch
@@ -228,23 +232,33 @@ def cheapest_passes(rows: Sequence[R], *, batch_tokens: int, overhead: int) -> l
 
 
 def plan_updates(
-    rows: Sequence[R], *, batch_tokens: int, rng: np.random.Generator, sizes: Sizes[R] = _whole
+    rows: Sequence[R], *, batch_tokens: int, rng: np.random.Generator, sizes: Sizes[R] = _whole, lengths: int = 1
 ) -> list[list[R]]:
     """The updates of an epoch: rows in their random order, sorted by length inside pools, batches shuffled.
 
     Every row is in exactly one update.
+
+    Args:
+        rows: of the epoch.
+        batch_tokens: most padded tokens of an update.
+        rng: what shuffles.
+        sizes: see `by_length`.
+        lengths: batches, each of one length and its share of the budget, that an update is made of. Its rows come
+            longest first.
     """
-    updates: list[list[R]] = []
+    batches: list[list[R]] = []
     pool: list[R] = []
     size = 0
     for row in rows:
         pool.append(row)
         size += len(row)
         if size >= _POOL * batch_tokens:
-            updates += by_length(pool, batch_tokens=batch_tokens, sizes=sizes)
+            batches += by_length(pool, batch_tokens=batch_tokens // lengths, sizes=sizes)
             pool, size = [], 0
-    updates += by_length(pool, batch_tokens=batch_tokens, sizes=sizes)
-    return [updates[number] for number in rng.permutation(len(updates))]
+    batches += by_length(pool, batch_tokens=batch_tokens // lengths, sizes=sizes)
+    shuffled = [batches[number] for number in rng.permutation(len(batches))]
+    updates = [itertools.chain(*shuffled[first : first + lengths]) for first in range(0, len(shuffled), lengths)]
+    return [_longest_first(update, sizes) for update in updates]
 
 
 def split_update(rows: Sequence[R], parts: int) -> list[list[R]]:

@@ -34,10 +34,13 @@ class Learner(ABC, Generic[R, B]):
     Attributes:
         model: what is trained; its state is the run's weights.
         predictor: answers with the model as it is now.
+        lengths: how many lengths of rows meet in an update (see `plan_updates`). Where tasks differ in length, updates
+            of one length are updates of one task, and the next undoes what they did.
     """
 
     model: nn.Module
     predictor: AnyPredictor
+    lengths: int = 1
 
     @abstractmethod
     def rows(self, numbers: Iterable[int]) -> list[R]:

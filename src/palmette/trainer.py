@@ -26,6 +26,7 @@ from palmette.config import Config, TrainingConfig
 from palmette.corpus import Corpus, load_corpus
 from palmette.errors import ConfigError, RunError
 from palmette.learner import HeadsLearner, Learner
+from palmette.machine import keep_memory
 from palmette.metrics import relative_to_best
 from palmette.mixing import Mixing
 from palmette.precision import choose_precision
@@ -105,6 +106,8 @@ def train(
     # Accelerate joins processes without a GPU only if it is told to; else each would train alone, in one folder.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(cpu=several and not torch.cuda.is_available(), kwargs_handlers=handlers)
+    if accelerator.device.type == "cpu":
+        keep_memory()
     folder, config = _resolve(config, Path(out), accelerator, resume=resume)
     if folder.complete and not config.is_trained:
         checkpoint.write_atomically(folder.config, config.dump())  # what its endpoint may cost is perhaps new
@@ -300,7 +303,8 @@ class Loop:
         """The updates of an epoch; the last one of each stretch between evaluations evaluates."""
         rows = self.learner.rows(self.mixing.draw(epoch))
         rng = np.random.default_rng([self.training.seed, 2, epoch])
-        updates = plan_updates(rows, batch_tokens=self.training.batch_tokens, rng=rng, sizes=self.learner.sizes)
+        learner, budget = self.learner, self.training.batch_tokens
+        updates = plan_updates(rows, batch_tokens=budget, rng=rng, sizes=learner.sizes, lengths=learner.lengths)
         times = self.training.evaluations_per_epoch
         marks = {max(1, round(len(updates) * n / times)) for n in range(1, times + 1)}
         return [
@@ -424,6 +428,8 @@ class Loop:
     def _report_epoch(self, epoch: int, updates: Sequence[Sequence[Any]]) -> None:
         """What became of each task's examples in an epoch, or in the part of it that was trained."""
         trained = {row.example for rows in updates for row in rows}
+        count = self.training.accumulation * self.accelerator.num_processes
+        computed = [part for rows in updates for part in split_update(rows, count) if part]
         drawn = np.array([number for number in self.mixing.draw(epoch) if number in trained], dtype=np.int64)
         ever = np.unique(np.concatenate([*map(self.mixing.draw, range(epoch)), drawn]))
         seen_ever = set(ever.tolist())
@@ -442,7 +448,7 @@ class Loop:
                 "epoch": epoch + 1,
                 "tasks": tasks,
                 "wordpieces": sum(len(row) for rows in updates for row in rows),
-                "padding": round(padding_share(updates, sizes=self.learner.sizes), 4),
+                "padding": round(padding_share(computed, sizes=self.learner.sizes), 4),
             }
         )
 

@@ -133,6 +133,8 @@ def viterbi(scores: Array, begins: Array, follows: Array) -> Array:
 
 
 _NOTHING = "none"  # how a text without spans is written
+_NUMBER = re.compile(r"(?<!\w)(\d+)")
+_LONGEST_SPELLING = 40  # characters between a number and its tag that are taken for the word
 
 
 class SequenceLabeling(Kind[Tags]):
@@ -356,13 +358,14 @@ class SequenceLabeling(Kind[Tags]):
     def instruction(self) -> str:
         if self.config.scheme is None:
             return (
-                f"Tag every numbered word with one of: {', '.join(self.labels)}. Write each number followed by its tag."
+                f"Tag every numbered word with one of: {', '.join(self.labels)}. Write each number, followed by its "
+                "word and the tag."
             )
         types = ", ".join(sorted({label[2:] for label in self.labels if label != "O"}))
         return (
-            f"Find the spans of these types among the numbered words: {types}. Write the number of each word that "
-            f"belongs to one, followed by B- and the type for the first word of a span, I- and the type for those that "
-            f"continue it, or {_NOTHING}."
+            f"Find the spans of these types among the numbered words: {types}. Write the number and the word of each "
+            f"that belongs to one, followed by B- and the type for the first word of a span, I- and the type for those "
+            f"that continue it, or {_NOTHING}."
         )
 
     def source_text(self, example: Example) -> str:
@@ -370,29 +373,39 @@ class SequenceLabeling(Kind[Tags]):
         return " ".join(f"{number} {word}" for number, word in enumerate(example.text.words, start=1))
 
     def target_text(self, label: Tags, example: Example) -> str:
-        """Each number with its tag; with a scheme, only those of words in spans."""
-        pairs = enumerate(label, start=1)
-        kept = [f"{number} {tag}" for number, tag in pairs if self.config.scheme is None or tag != "O"]
+        """Each number with its word and tag; with a scheme, only those of words in spans.
+
+        The number says which word is meant, however it is spelled. The word stands there because a model that has just
+        written it knows what it tags, before it has learned to look things up in its input.
+        """
+        tagged = enumerate(zip(example.text.words, label, strict=True), start=1)
+        kept = [f"{n} {word} {tag}" for n, (word, tag) in tagged if self.config.scheme is None or tag != "O"]
         return " ".join(kept) or _NOTHING
 
     def read_text(self, output: str, example: Example) -> tuple[Tags, bool]:
-        """Every number with a tag behind it counts, whatever else is written; a word that is missing has no tag.
+        """Every number with a tag behind it counts, whatever else is written; a number that is missing has no tag.
 
         With a scheme a missing word is in no span. Where not all could be read, that is not known of it: no tag either.
         """
         count = len(example.text.words)
         empty = UNREADABLE if self.config.scheme is None else "O"
         tags = [empty] * count
-        rest = self._pair_pattern.sub("", output)
-        readable = not rest.strip(" ,;\n") or (squeeze(rest) == _NOTHING and self.config.scheme is not None)
-        last = 0
-        for number, written in self._pair_pattern.findall(output):
-            place = int(number)
+        rest = ""
+        readable, last, end = True, 0, 0
+        while number := _NUMBER.search(output, end):
+            place = int(number[1])
+            found = self._tag_behind(output, number.end(), example.text.words[place - 1] if place <= count else "")
+            rest += output[end : number.start() if found is not None else number.end()]
+            end = found.end() if found is not None else number.end()
+            if found is None:
+                continue
             if last < place <= count:
-                tags[place - 1] = written if written in self._number else self._by_squeezed[squeeze(written)]
+                tags[place - 1] = found[1] if found[1] in self._number else self._by_squeezed[squeeze(found[1])]
                 last = place
             else:
                 readable = False
+        rest += output[end:]
+        readable &= not rest.strip(" ,;\n") or (squeeze(rest) == _NOTHING and self.config.scheme is not None)
         if self.config.scheme is None:
             return tuple(tags), readable and UNREADABLE not in tags
         valid = write_iob2(read_spans(tags, "iob2"), count)
@@ -400,26 +413,40 @@ class SequenceLabeling(Kind[Tags]):
             return valid, True
         return tuple(UNREADABLE if tag == "O" else tag for tag in valid), False
 
+    def _tag_behind(self, output: str, start: int, word: str) -> re.Match[str] | None:
+        """The tag behind a number, with the word between them as it should be, otherwise spelled, or not there."""
+        spelled = re.compile(rf"\s*[:=/]?\s*{spaced(word)}", re.IGNORECASE).match(output, start)
+        found = self._tag_pattern.match(output, spelled.end()) if spelled is not None else None
+        return found or self._distant_tag_pattern.match(output, start)
+
     @cached_property
-    def _pair_pattern(self) -> re.Pattern[str]:
-        tags = "|".join(spaced(label) for label in sorted(self.labels, key=len, reverse=True))
-        return re.compile(rf"(?<!\w)(\d+)\s*[:=/]?\s*({tags})(?!\w)", re.IGNORECASE)
+    def _tag_pattern(self) -> re.Pattern[str]:
+        return re.compile(rf"\s*[:=/]?\s*({self._any_tag})(?!\w)", re.IGNORECASE)
+
+    @cached_property
+    def _distant_tag_pattern(self) -> re.Pattern[str]:
+        return re.compile(rf"\D{{0,{_LONGEST_SPELLING}}}?(?<![^\W\d])({self._any_tag})(?!\w)", re.IGNORECASE)
+
+    @cached_property
+    def _any_tag(self) -> str:
+        return "|".join(spaced(label) for label in sorted(self.labels, key=len, reverse=True))
 
     def next_pieces(self, written: tuple[str, ...], example: Example) -> tuple[str, ...]:
-        count = len(example.text.words)
+        words = example.text.words
         if self.config.scheme is None:
-            number = len(written) + 1
+            place = len(written)
             space = " " if written else ""
-            return tuple(f"{space}{number} {tag}" for tag in self.labels) if number <= count else ("",)
+            return tuple(f"{space}{place + 1} {words[place]} {tag}" for tag in self.labels) if words[place:] else ("",)
         if not written:
-            starts = [f"{number} {tag}" for number in range(1, count + 1) for tag in self._beginnings]
+            starts = [f"{n} {word} {tag}" for n, word in enumerate(words, start=1) for tag in self._beginnings]
             return (*starts, _NOTHING)
         if written[-1] == _NOTHING:
             return ("",)
-        last, tag = written[-1].split(maxsplit=1)  # a type may have spaces
-        place = int(last) + 1
-        follow = [f" {place} I-{tag[2:]}"] if place <= count else []
-        starts = [f" {number} {begin}" for number in range(place, count + 1) for begin in self._beginnings]
+        last = int(written[-1].split(maxsplit=1)[0])
+        tag = written[-1].lstrip(" ").removeprefix(f"{last} {words[last - 1]} ")  # a word or a type may have spaces
+        follow = [f" {last + 1} {words[last]} I-{tag[2:]}"] if words[last:] else []
+        rest = enumerate(words[last:], start=last + 1)
+        starts = [f" {n} {word} {begin}" for n, word in rest for begin in self._beginnings]
         return (*follow, *starts, "")
 
     @cached_property

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from palmette.config import Config
 from palmette.corpus import Corpus
@@ -22,9 +21,10 @@ from palmette.types import Example, Prediction
 from palmette.words import find_words
 from palmette.writing import lora
 from palmette.writing.lora import Adapted
+from palmette.writing.losses import written_losses
+from palmette.writing.padding import padded
 from palmette.writing.predictor import WritingPredictor
 from palmette.writing.prompts import Prompter, check_prompts, choose_shots
-from palmette.writing.seq2seq import padded
 from palmette.writing.writer import Heard
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class LoraLearner(Learner[AnswerRow, Mapping[str, AnswerBatch]]):
     """A language model whose adapters are trained on the prompts that it answers; batches are by adapter."""
 
     model: Adapted
+    lengths = 4
 
     def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
         if config.prompting.shots:
@@ -82,8 +83,7 @@ class LoraLearner(Learner[AnswerRow, Mapping[str, AnswerBatch]]):
         check_prompts(config)
         self.training = config.training
         self.device = device
-        self.name = config.trunk.name
-        self.writer, self.model, self.digest = lora.load_pretrained(config, corpus.kinds, device=device.type)
+        self.writer, self.model, self.base = lora.load_pretrained(config, corpus.kinds, device=device.type)
         self.predictor = AdaptedPredictor(config, corpus.kinds, self.writer, self.model)
         self.encoded = encode(self.writer, self.predictor.prompter, corpus.splits["train"])
 
@@ -113,10 +113,7 @@ class LoraLearner(Learner[AnswerRow, Mapping[str, AnswerBatch]]):
             logits = model(inputs)  # {adapter: [rows, places + 1, vocabulary]}: each place is scored by the one before
         found: dict[str, Tensor] = {}
         for adapter, part in batch.items():
-            scores = logits[adapter][:, :-1].float().transpose(1, 2)  # [rows, vocabulary, places]
-            losses = cross_entropy(scores, part.target.to(self.device), reduction="none")  # [rows, places]
-            each = (losses * part.target_mask.to(self.device)).sum(dim=1)  # [rows]
-            found |= {task: each[rows.to(self.device)].sum() / units[task] for task, rows in part.tasks.items()}
+            found |= written_losses(logits[adapter][:, :-1], part.target, part.target_mask, part.tasks, units)
         return found
 
     def groups(self) -> Groups:
@@ -130,7 +127,7 @@ class LoraLearner(Learner[AnswerRow, Mapping[str, AnswerBatch]]):
 
     def save_architecture(self, folder: Path) -> None:
         """Which model the adapters belong to."""
-        lora.save_architecture(folder, name=self.name, digest=self.digest)
+        lora.save_architecture(folder, self.base)
 
 
 def _batch(rows: Sequence[AnswerRow]) -> AnswerBatch:

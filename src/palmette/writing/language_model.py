@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from palmette.config import LANGUAGE_MODEL, Config
 from palmette.errors import ConfigError
 from palmette.writing.constraints import Constraint, PieceTokens
+from palmette.writing.padding import mask_of, padded
 from palmette.writing.prompts import Prompt
 from palmette.writing.writer import Heard, Likelihoods, Request, Written
 
@@ -71,6 +74,8 @@ class LanguageModel:
         self._pieces = PieceTokens(self._plain, self._end, lead=self._lead)
         ends = model.generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
+        # Not all models can leave out the logits of tokens that nobody asks about.
+        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @classmethod
     def load(
@@ -204,53 +209,54 @@ class LanguageModel:
             places are real [prompts, places].
         """
         shared = _common([one.ids for one in encoded]) if self.prefix and len(encoded) > 1 else 0
-        start = self._forward([encoded[0].ids[:shared]])[0] if shared else None
+        nothing = torch.ones((1, 0), dtype=torch.long, device=self.model.device)
+        start = self._compute([encoded[0].ids[:shared]], None, nothing)[0] if shared else None
         order = sorted(range(len(encoded)), key=lambda number: -len(encoded[number].ids))
         batch: list[int] = []
         for number in [*order, None]:
             width = len(encoded[batch[0]].ids) if batch else 0
             if batch and (number is None or width * (len(batch) + 1) > _BATCH_TOKENS):
-                rows = [encoded[n].ids[shared:] for n in batch]
-                yield batch, *self._forward(rows, start, shared)
+                cache = copy.deepcopy(start)
+                if cache is not None:
+                    cache.batch_repeat_interleave(len(batch))
+                mask = torch.ones((len(batch), shared), dtype=torch.long, device=self.model.device)
+                yield batch, *self._compute([encoded[n].ids[shared:] for n in batch], cache, mask)
                 batch = []
             if number is not None:
                 batch.append(number)
 
     @torch.inference_mode()
-    def _forward(self, rows: Sequence[Sequence[int]], start: Any = None, shared: int = 0) -> tuple[Any, Tensor, Tensor]:
-        """Compute rows, padded on the right, behind a common beginning: -> cache, last logits, mask."""
-        device = self.model.device
-        width = max(map(len, rows))
-        ids = torch.zeros((len(rows), width), dtype=torch.long)
-        mask = torch.zeros((len(rows), shared + width), dtype=torch.long)
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = torch.tensor(row)
-            mask[number, : shared + len(row)] = 1
-        cache = None
-        if start is not None:
-            cache = copy.deepcopy(start)
-            cache.batch_repeat_interleave(len(rows))
-        positions = torch.arange(shared, shared + width).expand(len(rows), -1)
-        mask = mask.to(device)
-        found = self.model(
-            input_ids=ids.to(device),
-            attention_mask=mask,
-            position_ids=positions.to(device),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        last = torch.tensor([len(row) - 1 for row in rows], device=device)
-        return found.past_key_values, found.logits[torch.arange(len(rows), device=device), last].float(), mask
+    def _compute(
+        self, rows: Sequence[Sequence[int]], cache: Any, mask: Tensor, *, every: bool = False
+    ) -> tuple[Any, Tensor, Tensor]:
+        """Compute further tokens of every row, padded on the right where they are not as many for each.
 
-    @torch.inference_mode()
-    def _step(self, tokens: Tensor, cache: Any, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute further tokens [rows, steps] of every row: -> logits [rows, steps, vocabulary], longer mask."""
-        positions = mask.sum(1, keepdim=True) + torch.arange(tokens.shape[1], device=mask.device)
-        mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
+        Args:
+            rows: the tokens.
+            cache: keys and values of what stands before them; None: nothing does.
+            mask: [rows, places] which of these are real.
+            every: score what follows each token, not only a row's last; rows are of one length then.
+
+        Returns:
+            The longer cache; the logits behind the last token of each row [rows, vocabulary], or behind every token
+            [rows, tokens, vocabulary]; the longer mask.
+        """
+        device = self.model.device
+        ids, real = padded(rows, 0).to(device), mask_of(rows).to(device)
+        positions = mask.sum(1, keepdim=True) + torch.arange(ids.shape[1], device=device)
+        positions = positions.clamp(max=self.limit - 1)  # of padding, and of rows that have ended, it does not matter
+        mask = torch.cat([mask, real], dim=1)
+        last = real.sum(1) - 1
+        # Only what is read is scored: the vocabulary is a good part of a small model's work, and most of its memory.
+        kept, places = torch.unique(last, return_inverse=True)
+        options = {"logits_to_keep": kept} if self._keeps and not every else {}
         found = self.model(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **options
         )
-        return found.logits.float(), mask
+        logits = found.logits
+        if not every:
+            logits = logits[torch.arange(len(rows), device=device), places if self._keeps else last]
+        return found.past_key_values, logits.float(), mask
 
     def _decode(
         self,
@@ -267,35 +273,56 @@ class LanguageModel:
         ]
         written: list[list[int]] = [[] for _ in requests]
         ended = [False] * len(requests)
-        end = self.tokenizer.eos_token_id
+        rows = list(range(len(requests)))  # of the cache: whose each is
         while True:
-            chosen = []
-            for number, request in enumerate(requests):
-                if ended[number] or len(written[number]) >= request.longest:
-                    chosen.append(end)
-                    continue
-                token = self._choose(logits[number], constraints[number], written[number])
-                # Free text may begin with an empty line.
-                ends = token == self._end and (constraints[number] is not None or bool(written[number]))
-                if ends or token in self._ends:
-                    ended[number] = True
-                else:
-                    written[number].append(token)
-                    grown(number, written[number])
-                chosen.append(token)
+            further = []
+            for number, behind in zip(rows, logits, strict=True):
+                request, known = requests[number], len(written[number])
+                if not ended[number] and known < request.longest:
+                    ended[number] = self._write_on(
+                        request, constraints[number], behind, written[number], partial(grown, number)
+                    )
+                further.append(written[number][known:] or [self._end])
             going = [
-                not ended[number] and len(written[number]) < request.longest for number, request in enumerate(requests)
+                place
+                for place, number in enumerate(rows)
+                if not ended[number] and len(written[number]) < requests[number].longest
             ]
-            if not any(going):
+            if not going:
                 return list(zip(written, ended, strict=True))
-            step, mask = self._step(torch.tensor(chosen, device=mask.device)[:, None], cache, mask)
-            logits = step[:, -1]
+            if 2 * len(going) <= len(rows):  # those that have ended cost as much as the others
+                rows, further = [rows[place] for place in going], [further[place] for place in going]
+                kept = torch.tensor(going, device=mask.device)
+                cache.batch_select_indices(kept)
+                mask = mask[kept]
+            cache, logits, mask = self._compute(further, cache, mask)
 
-    def _choose(self, logits: Tensor, constraint: Constraint | None, written: list[int]) -> int:
-        if constraint is None:
-            return int(logits.argmax())
-        allowed = torch.tensor(constraint.allowed(written), device=logits.device)
-        return int(allowed[logits[allowed].argmax()])
+    def _write_on(
+        self,
+        request: Request,
+        constraint: Constraint | None,
+        logits: Tensor,
+        written: list[int],
+        grown: Callable[[list[int]], None],
+    ) -> bool:
+        """Write the most probable token, and behind it whatever can only follow; -> whether that is the end."""
+        allowed = constraint.allowed(written) if constraint is not None else None
+        if allowed is None:
+            token = int(logits.argmax())
+        else:
+            token = allowed[int(logits[torch.tensor(allowed, device=logits.device)].argmax())]
+        while True:
+            # Free text may begin with an empty line.
+            if token in self._ends or (token == self._end and (constraint is not None or written)):
+                return True
+            written.append(token)
+            grown(written)
+            if constraint is None or len(written) == request.longest:
+                return False
+            allowed = constraint.allowed(written)
+            if len(allowed) > 1:
+                return False
+            token = allowed[0]
 
     def _score(self, tokens: Sequence[Sequence[int]], cache: Any, logits: Tensor, mask: Tensor) -> Any:
         """Log-probability of each choice behind each prompt: [prompts, choices]."""
@@ -304,9 +331,9 @@ class LanguageModel:
         for number, ids in enumerate(tokens):
             total = first[:, ids[0]].double()
             if len(ids) > 1:
-                rows = torch.tensor(ids[:-1], device=logits.device).expand(len(logits), -1)
-                longer, _ = self._step(rows, copy.deepcopy(cache), mask)  # [prompts, steps, vocabulary]
-                follow = torch.log_softmax(longer, dim=-1)
+                rows = [ids[:-1]] * len(logits)
+                _, longer, _ = self._compute(rows, copy.deepcopy(cache), mask, every=True)
+                follow = torch.log_softmax(longer, dim=-1)  # [prompts, steps, vocabulary]
                 wanted = torch.tensor(ids[1:], device=logits.device)
                 total = total + follow[:, torch.arange(len(wanted), device=logits.device), wanted].double().sum(1)
             values[:, number] = total.cpu().numpy()

@@ -10,11 +10,13 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from palmette import checkpoint
 from palmette.config import Config
 from palmette.errors import ConfigError, MissingExtraError, RunError
 
@@ -142,19 +144,38 @@ def _check_layers(network: Any, config: Config) -> None:
             raise ConfigError(f"{where}: {config.trunk.name} has no linear layer {layer!r}; it has {sorted(known)}")
 
 
-def load_pretrained(config: Config, tasks: Iterable[str], *, device: str) -> tuple[LanguageModel, Adapted, str]:
-    """The configuration's model with new adapters, and the digest that it has without them.
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The model that adapters belong to.
+
+    Attributes:
+        name: by which it is loaded.
+        sha256: see `digest_of`.
+    """
+
+    name: str
+    sha256: str
+
+
+def load_pretrained(config: Config, tasks: Iterable[str], *, device: str) -> tuple[LanguageModel, Adapted, Base]:
+    """The configuration's model with adapters: new ones, or, where the trunk is a run, those of that run.
 
     Raises:
-        ConfigError: there is no such model, or it has no such layers.
+        ConfigError: there is no such model, it has no such layers, or the run's adapters do not fit.
         MissingExtraError: PEFT is not installed.
+        RunError: the model of the run is no longer the one that its adapters were trained on.
     """
-    from palmette.writing.language_model import load_configured
-
-    model = load_configured(config, device=device)
-    digest = digest_of(model)
-    adapted = Adapted(model.model, config, tasks)
-    return model, adapted.to(device).eval(), digest
+    start = Path(config.trunk.name)
+    if not is_run(start):
+        return _load(config, config.trunk.name, tasks, device)
+    if not (start / "model.safetensors").exists():
+        raise ConfigError(f"trunk: {start} is a run that has not finished: palmette train … --out {start} --resume")
+    model, adapted, base = _load_base(start, config, tasks, device)
+    try:
+        checkpoint.load_weights(adapted, start / "model.safetensors")
+    except RunError as error:
+        raise ConfigError(f"trunk: the adapters of {start} do not fit `lora` or the tasks: {error}") from error
+    return model, adapted, base
 
 
 def load_architecture(
@@ -163,22 +184,48 @@ def load_architecture(
     """The model of a run folder, its adapters still to be loaded.
 
     Raises:
-        RunError: the model that the configuration names is not the one that the adapters were trained on.
+        RunError: the model is not the one that the adapters were trained on.
         ConfigError: it cannot be loaded.
     """
-    base = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))["base"]
-    model, adapted, digest = load_pretrained(config, tasks, device=device)
-    if digest != base["sha256"]:
-        raise RunError(
-            f"{folder}: its adapters were trained on {base['name']} with sha256 {base['sha256']}; "
-            f"{config.trunk.name} now has {digest}: put the former model back, or train again"
-        )
+    model, adapted, _ = _load_base(folder, config, tasks, device)
     return model, adapted
 
 
-def save_architecture(folder: Path, *, name: str, digest: str) -> None:
+def _load_base(folder: Path, config: Config, tasks: Iterable[str], device: str) -> tuple[LanguageModel, Adapted, Base]:
+    """The model that a run's adapters belong to."""
+    known = Base(**json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))["base"])
+    model, adapted, base = _load(config, known.name, tasks, device)
+    if base != known:
+        raise RunError(
+            f"{folder}: its adapters were trained on {known.name} with sha256 {known.sha256}; "
+            f"{known.name} now has {base.sha256}: put the former model back, or train again"
+        )
+    return model, adapted, base
+
+
+def _load(config: Config, name: str, tasks: Iterable[str], device: str) -> tuple[LanguageModel, Adapted, Base]:
+    from palmette.writing.language_model import load_configured
+
+    config = config.model_copy(update={"trunk": config.trunk.model_copy(update={"name": name})})
+    model = load_configured(config, device=device)
+    digest = digest_of(model)
+    adapted = Adapted(model.model, config, tasks)
+    return model, adapted.to(device).eval(), Base(name, digest)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run that trained adapters."""
+    if not (folder / "config.yaml").is_file():
+        return False
+    try:
+        return "base" in json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def save_architecture(folder: Path, base: Base) -> None:
     """Write what `load_architecture` compares with: `trunk.json`."""
-    described = {"version": 1, "base": {"name": name, "sha256": digest}}
+    described = {"version": 1, "base": asdict(base)}
     (folder / _DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 

@@ -223,12 +223,16 @@ def longest_output(kind: AnyKind, example: Example) -> int:
     longest = kind.state.get("longest")  # of generation: words of the longest reference
     if longest is not None:
         return 16 + 2 * int(longest)
+    if isinstance(kind, SequenceLabeling):  # repeats the words: at most a token a byte
+        return 16 + sum(
+            2 * _SUBWORDS_A_WORD + len(word.encode("utf-8", "surrogatepass")) for word in example.text.words
+        )
     words = sum(map(len, example.key))
     pieces = kind.next_pieces((), example)
     if pieces is None:
         return 64  # an answer out of a passage
-    if kind.claims_words or len(kind.labels) == 0 or kind.labels == pieces:
-        return 16 + _SUBWORDS_A_WORD * (words if kind.claims_words else 4) * 2
+    if len(kind.labels) == 0 or kind.labels == pieces:
+        return 16 + 2 * _SUBWORDS_A_WORD * 4
     return 16 + 2 * _SUBWORDS_A_WORD * max(words, len(kind.labels))
 
 

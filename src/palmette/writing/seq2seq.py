@@ -19,7 +19,9 @@ from palmette.config import TrunkConfig
 from palmette.errors import ConfigError, RunError
 from palmette.model import autocast
 from palmette.trunk import attention_for, locate, quiet, read_tokenizer
+from palmette.writing import warm_start
 from palmette.writing.constraints import Constraint, PieceTokens
+from palmette.writing.padding import mask_of, padded
 from palmette.writing.writer import Heard, Request, Writer, Written
 
 _DESCRIPTION = "trunk.json"
@@ -188,7 +190,8 @@ def load_pretrained(config: TrunkConfig, *, device: str = "cpu") -> tuple[Seq2Se
             if settings.is_encoder_decoder:
                 model = _load_whole(place, settings, device)
             else:
-                model = _warm_start(config.name, place, tokenizer, device)
+                network, new = warm_start.load(config.name, place, tokenizer, device)
+                model = Seq2Seq(network, shared=True, new=new)
     except (OSError, ValueError, AttributeError, KeyError, SafetensorError) as error:
         raise ConfigError(f"trunk: {config.name} cannot be loaded: {error}") from error
     return model, Tokens.of(tokenizer, model.network.config, longest=config.max_length)
@@ -203,29 +206,6 @@ def _load_whole(place: str, settings: Any, device: str) -> Seq2Seq:
     if missing := sorted(found["missing_keys"]):
         raise ValueError(f"it lacks weights: {', '.join(missing[:5])}")
     return Seq2Seq(network.float())
-
-
-def _warm_start(name: str, place: str, tokenizer: Tokenizer, device: str) -> Seq2Seq:
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, EncoderDecoderConfig, EncoderDecoderModel
-
-    probe = tokenizer.encode("a")
-    special = [token for token, mark in zip(probe.ids, probe.special_tokens_mask, strict=True) if mark]
-    settings = AutoConfig.from_pretrained(place)
-    pad = settings.pad_token_id
-    if len(special) != 2 or not probe.special_tokens_mask[0] or pad is None:
-        raise ConfigError(f"trunk: {name} is neither an encoder-decoder nor an encoder with [CLS] and [SEP]")
-    attention = attention_for(device)
-    encoder = AutoModel.from_pretrained(place, attn_implementation=attention)
-    settings.is_decoder, settings.add_cross_attention = True, True
-    decoder, found = AutoModelForCausalLM.from_pretrained(
-        place, config=settings, attn_implementation=attention, output_loading_info=True
-    )
-    both = EncoderDecoderConfig.from_encoder_decoder_configs(
-        encoder.config, decoder.config, decoder_start_token_id=special[0], eos_token_id=special[1], pad_token_id=pad
-    )
-    network = EncoderDecoderModel(encoder=encoder, decoder=decoder, config=both)
-    new = frozenset(f"decoder.{key}" for key in found["missing_keys"])
-    return Seq2Seq(network.float(), shared=True, new=new)
 
 
 def is_run(folder: Path) -> bool:
@@ -276,18 +256,6 @@ def _load_run(config: TrunkConfig, device: str) -> tuple[Seq2Seq, Tokens]:
         raise ConfigError(f"trunk: the run {folder} is damaged: {error}") from error
     longest = config.max_length or tokens.longest_source
     return model, Tokens.of(tokens.tokenizer, model.network.config, longest=longest)
-
-
-def padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
-    """Rows of ids -> [rows, longest], padded behind."""
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], dtype=torch.long)
-
-
-def mask_of(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Which tokens of padded rows are real: [rows, longest]."""
-    lengths = torch.tensor([len(row) for row in rows])
-    return (torch.arange(int(lengths.max())) < lengths[:, None]).long()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from palmette.config import Config
 from palmette.corpus import Corpus
@@ -19,9 +18,11 @@ from palmette.model import autocast
 from palmette.types import Example
 from palmette.words import find_words
 from palmette.writing import seq2seq
+from palmette.writing.losses import written_losses
+from palmette.writing.padding import mask_of, padded
 from palmette.writing.predictor import WritingPredictor
 from palmette.writing.prompts import Prompt, source_text
-from palmette.writing.seq2seq import Seq2Seq, Seq2SeqWriter, Tokens, mask_of, padded
+from palmette.writing.seq2seq import Seq2Seq, Seq2SeqWriter, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class Seq2SeqLearner(Learner[TextRow, TextBatch]):
     """An encoder-decoder that reads a task's name and input, and writes the label."""
 
     model: Seq2Seq
+    lengths = 4
 
     def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
         self.training = config.training
@@ -111,11 +113,7 @@ class Seq2SeqLearner(Learner[TextRow, TextBatch]):
         """Cross-entropy of each token to be written, summed over a task's rows / its tokens in the update."""
         with autocast(self.device, self.training.precision):
             logits = model(*(part.to(self.device) for part in (batch.source, batch.source_mask, batch.given)))
-        losses = cross_entropy(
-            logits.float().transpose(1, 2), batch.target.to(self.device), reduction="none"
-        )  # [rows, target tokens]
-        each = (losses * batch.target_mask.to(self.device)).sum(dim=1)  # [rows]
-        return {task: each[rows.to(self.device)].sum() / units[task] for task, rows in batch.tasks.items()}
+        return written_losses(logits, batch.target, batch.target_mask, batch.tasks, units)
 
     def groups(self) -> Groups:
         """What pretraining has seen and what is new have their own rates; only matrices decay."""
