@@ -247,7 +247,7 @@ def _release(story: Tutorial, server: Process, browser: Browser) -> dict[str, st
     assert compared["ner"]["low"] > 0
     assert compared["pos"]["examples"] == compared["sentiment"]["examples"] == 0
     # The canary answers its share, and stays; promoted, it answers everybody.
-    candidate = record["bundle"]["digest"]
+    candidate = record["new"]["digest"]
     story.run("release")
     releases = f"{server.address}/v1/releases"
     wait_until(lambda: "candidate" in httpx.get(releases).json()["served"], seconds=60)

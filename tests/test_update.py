@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 import palmette
 from conftest import NOW
-from fakes import tiny_trunk, write_jsonl
+from fakes import tiny_text_config, tiny_trunk, write_jsonl
 from palmette.cli import main
 from palmette.config import Config
 from palmette.corpus import Corpus, load_corpus
@@ -293,7 +293,7 @@ def test_answers_are_decided_for_the_same_precision_as_before(run: Path, tmp_pat
     assert targets_of(bundle) == {"pos": 0.9}
     assert made.record["decisions"] == {"pos": {"target": 0.9, "lost": None}}
     assert {path.name for path in made.folder.iterdir()} == {"run", "bundle", "gate.json", "gate.html", "update.json"}
-    assert made.gate["new"]["digest"] == made.record["bundle"]["digest"] == bundle.digest
+    assert made.gate["new"]["digest"] == made.record["new"]["digest"] == bundle.digest
     (answer,) = palmette.load(bundle.folder).predict([["cat", "sat"]], tasks=["pos"])
     assert set(answer["tasks"]["pos"]["decisions"]) <= {"automatic", "review"}
     assert any(line.startswith("pos: from a confidence of ") for line in said)
@@ -304,6 +304,47 @@ def test_a_precision_that_cannot_be_kept_is_said(run: Path, tmp_path: Path) -> N
     reasons = out_of_reach(bundle, {"pos": 0.9, "tone": 0.9999})
     assert reasons.keys() == {"tone"}
     assert "no threshold reaches a precision of 0.9999" in reasons["tone"]
+
+
+@pytest.mark.parametrize("model", ["t5", "language model"])
+def test_a_model_that_writes_learns_from_corrections_too(tmp_path: Path, model: str) -> None:
+    """Its candidate is a run. Generated texts are corrected as labels are."""
+    data = tiny_text_config(tmp_path, model=model, examples=8, epochs=1)
+    data["sources"] = [source for source in data["sources"] if source["name"] in ("words", "summaries")]
+    data["sources"][0]["labels"] = {"tone": "tone"}
+    data["tasks"] = {task: data["tasks"][task] for task in ("tone", "summary")}
+    palmette.train(Config.parse(data), tmp_path / "run")
+    label = Run.load(tmp_path / "run").kinds["tone"].labels[0]
+    tones = [corrected(["a", f"b{n}"], label, item=n) for n in range(10)]
+    texts = [corrected(["c", f"d{n}"], ("the cat",), item=20 + n, task="summary") for n in range(10)]  # type: ignore[arg-type]
+    made = update(
+        tmp_path / "run",
+        Corrections([*tones, *texts], {}, {}, {}, {}),
+        tmp_path / "new",
+        now=NOW,
+        settings=UpdateSettings(epochs=1),
+        gate_settings=GateSettings(cases=4, latency_texts=2, latency_rounds=5),
+    )
+    assert made.model == tmp_path / "new" / "run"
+    assert {path.name for path in made.folder.iterdir()} == {"run", "gate.json", "gate.html", "update.json"}
+    assert made.record["training"]["labels"]["summary"] > 8
+    assert {task: found["corrections"] is not None for task, found in made.record["bought"].items()} == {
+        "tone": True,
+        "summary": True,
+    }
+    assert made.gate["new"]["form"] == "run"
+    assert palmette.load(made.model).predict(["a cat"])
+
+
+def test_a_model_that_is_only_asked_has_nothing_to_train(tmp_path: Path) -> None:
+    data = tiny_text_config(tmp_path, model="language model", examples=4, epochs=1)
+    data["sources"] = [source for source in data["sources"] if source["name"] == "words"]
+    data["sources"][0]["labels"] = {"tone": "tone"}
+    data["tasks"] = {"tone": data["tasks"]["tone"]}
+    del data["lora"]
+    palmette.train(Config.parse(data), tmp_path / "run")
+    with pytest.raises(RunError, match="a model that is asked has nothing to train on with"):
+        update(tmp_path / "run", Corrections([corrected(["a"])], {}, {}, {}, {}), tmp_path / "new", now=NOW)
 
 
 def test_without_the_extra_it_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,7 @@ def update(
     show_update(console, candidate.record)
     show_gate(console, candidate.gate)
     click.echo(
-        f"{out / 'bundle'}: the candidate; {out / 'gate.html'}: the gate; {out / 'update.json'}: where it comes from"
+        f"{candidate.model}: the candidate; {out / 'gate.html'}: the gate; {out / 'update.json'}: where it comes from"
     )
     context.exit(EXIT[candidate.gate["verdict"]])
 

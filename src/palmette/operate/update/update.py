@@ -1,4 +1,7 @@
-"""Train on with what people corrected, export, gate: a candidate, with a record of where it comes from."""
+"""Train on with what people corrected, export, gate: a candidate, with a record of where it comes from.
+
+Models that write are not exported: their candidate is the run.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ from palmette.operate.update.settings import UpdateSettings
 from palmette.run import Run
 from palmette.trainer import Listener, train
 from palmette.types import Example
+from palmette.writing.predictor import WritingPredictor
 
 RECORD = "update.json"  # in the candidate's folder, and in its run
 VERSION = 1
@@ -42,12 +46,14 @@ class Candidate:
     """What an update leaves.
 
     Attributes:
-        folder: holds `run`, `bundle`, `gate.json`, `gate.html` and `update.json`.
+        folder: holds `run`, `bundle` (of models with heads), `gate.json`, `gate.html` and `update.json`.
+        model: of these, the one to be put in place.
         record: update.json: which corrections were used, held out, left out and why; what was replayed and gained.
         gate: gate.json.
     """
 
     folder: Path
+    model: Path
     record: dict[str, Any]
     gate: dict[str, Any]
 
@@ -74,13 +80,15 @@ def update(
         now: when this happens.
         settings: of the training.
         gate_settings: of the gate.
-        old: the bundle that is to be replaced; by default the run itself. The candidate's bundle has its precision.
+        old: the bundle that is to be replaced; by default the run itself. The candidate's bundle has its precision. Of
+            models that write, another run.
         checks: a file of own behavioural checks.
         listeners: told of every event of the training.
         say: told what happens.
 
     Raises:
-        RunError: `run` is not finished, or of a model that writes; no correction can be used; `out` exists.
+        RunError: `run` is not finished, or of a model that is asked and not trained; no correction can be used; `out`
+            exists.
         BundleError: the new model cannot be exported.
         ConfigError, ReadError: the run's data or the checks cannot be read.
     """
@@ -88,8 +96,13 @@ def update(
     if folder.exists():
         raise RunError(f"{folder}: exists; give --out another name")
     before = Run.load(run)
-    before.heads(f"{run}: no update")
-    precision = _precision(old)
+    if not before.config.is_trained:
+        raise RunError(
+            f"{run}: a model that is asked has nothing to train on with: give it what people said as training data for "
+            "its shots (palmette review export), or adapters (lora)"
+        )
+    writes = isinstance(before.predictor, WritingPredictor)
+    precision = _precision(old) if not writes else None
     say("reading the run's data")
     corpus = load_corpus(before.config, fitted=before.kinds)
     chosen = sort_corrections(found.examples, before.kinds, corpus, settings)
@@ -100,18 +113,21 @@ def update(
     say(f"{len(chosen.used)} corrections, {len(chosen.held_out)} held out, {len(chosen.left_out)} left out")
     config = _config(before.config, Path(run), settings)
     train(config, folder / "run", corpus=training, listeners=listeners)
-    say("exporting")
-    bundle = export(
-        folder / "run",
-        folder / "bundle",
-        now=now,
-        quantize=precision,
-        accuracy_budget=settings.accuracy_budget,
-        corpus=corpus,
-        say=say,
-    )
-    bundle, decisions = _decided(bundle, old, say)
-    sides = Side.load(old if old is not None else run), Side.load(bundle.folder)
+    made, decisions = folder / "run", dict[str, Any]()
+    if not writes:
+        say("exporting")
+        bundle = export(
+            made,
+            folder / "bundle",
+            now=now,
+            quantize=precision,
+            accuracy_budget=settings.accuracy_budget,
+            corpus=corpus,
+            say=say,
+        )
+        bundle, decisions = _decided(bundle, old, say)
+        made = bundle.folder
+    sides = Side.load(old if old is not None else run), Side.load(made)
     judged = gate_settings or GateSettings()
     report = gate(*sides, now=now, settings=judged, checks=checks, examples=corpus.splits[judged.split], say=say)
     record = {
@@ -120,7 +136,7 @@ def update(
         "created": now.isoformat(timespec="seconds"),
         "run": {"path": str(run), "digest": Side.load(run).about["digest"]},
         "old": report["old"],
-        "bundle": {"digest": bundle.digest, "precision": bundle.manifest["precision"]},
+        "new": report["new"],
         "settings": settings.model_dump(mode="json"),
         "training": counts,
         "decisions": decisions,
@@ -132,15 +148,16 @@ def update(
     write_atomically(folder / "run" / RECORD, content)
     write_atomically(folder / RECORD, content)
     write_report(folder, report)
-    return Candidate(folder, record, report)
+    return Candidate(folder, made, record, report)
 
 
 def _config(config: Config, run: Path, settings: UpdateSettings) -> Config:
     """The run's configuration, started from its own weights, heads included."""
     data: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
-    data["trunk"] = {"name": str(run), "heads": "kept"}
-    if config.trunk.frozen:
-        data["trunk"]["frozen"] = True
+    if config.family == "heads":
+        data["trunk"] = {"name": str(run), "heads": "kept", "frozen": config.trunk.frozen}
+    else:
+        data["trunk"]["name"] = str(run)
     training = data["training"]
     training |= {
         "epochs": settings.epochs,
