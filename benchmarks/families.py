@@ -1,11 +1,12 @@
 """Three families of models on the same test examples: quality, unparseable share, time and memory, as one table.
 
 python benchmarks/families.py --into docs/families.md      # everything; it goes on where it was interrupted
-python benchmarks/families.py --families zero_shot         # a column
+python benchmarks/families.py --families zero_shot         # a column; --seeds 1 makes the runs of a seed alone
 python benchmarks/families.py --draw                       # the test examples anew, into benchmarks/families_ids.json
 
-Every run and every cell is kept, each measured in a process of its own. An example's id is a digest of its text: the
-files hold no text, and data that has changed is noticed.
+Every run and every cell is kept, each measured in a process of its own. The table shows the newest line that
+benchmarks/results.jsonl has of each family, so that columns may be made one at a time, and on several machines. An
+example's id is a digest of its text: the files hold no text, and data that has changed is noticed.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ CONFIG = common.REPOSITORY / "configs" / "families.yaml"
 _SEED = 13  # of the draw
 _TESTED = 300  # test examples of each task
 _FAMILIES = ("multi_task", "single_task", "frozen", "zero_shot", "few_shot", "lora", "text2text")
-# Most training examples of a task: the same for each family that can learn so many in a sitting, so that columns differ
-# by family and not by data. An adapter of SmolLM2 learns 104 tokens a second and core, prompts included (LOG.md,
-# 2026-11-26): 500 examples of five tasks are two hours.
-_MOST = dict.fromkeys(_FAMILIES, 1500) | {"lora": 500}
+# Most training examples of a task, for every family: columns differ by family and not by data. Passages and abstracts
+# are ten times as long as sentences.
+_MOST, _MOST_LONG = 1000, 500
+_LONG = ("extractive_qa", "generation")
 _SEEDS = (1, 2)  # where something is trained
 
 
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--ids", type=Path, default=IDS, help="the test examples of each task")
     parser.add_argument("--draw", action="store_true", help="draw these anew, and do nothing else")
     parser.add_argument("--families", nargs="+", choices=_FAMILIES, default=list(_FAMILIES))
+    parser.add_argument("--seeds", nargs="+", type=int, choices=_SEEDS, default=list(_SEEDS), help="make these runs")
     parser.add_argument("--runs", type=Path, default=common.RUNS, help="where runs are kept")
     parser.add_argument("--into", type=Path, help="fill the block of this page with the table")
     arguments = parser.parse_args()
@@ -63,11 +65,12 @@ def main() -> None:
         arguments.ids.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         return
     ids = json.loads(arguments.ids.read_text(encoding="utf-8"))["ids"]
-    cells: list[dict[str, Any]] = []
     for family in arguments.families:
         found = [
             cell for plan in plans(family, config, corpus) for cell in _cells(family, plan, ids, corpus, arguments)
         ]
+        if set(arguments.seeds) != set(_SEEDS):
+            continue  # a part of a column
         common.report(
             "families",
             family,
@@ -78,13 +81,22 @@ def main() -> None:
             },
             details={"cells": found},
         )
-        cells += found
     metrics = {task: kind.metric for task, kind in corpus.kinds.items()}
-    written = table(cells, arguments.families, metrics)
+    written = table(_reported(arguments), metrics)
     if arguments.into is None:
         common.log(written)
     else:
         common.fill(arguments.into, "families", written)
+
+
+def _reported(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The cells of the newest line of each family."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    if arguments.results.exists():
+        for line in map(json.loads, arguments.results.read_text(encoding="utf-8").splitlines()):
+            if (line["benchmark"], line["label"]) == ("families", arguments.label):
+                found[line["configuration"]] = line["details"]["cells"]
+    return [cell for family in _FAMILIES for cell in found.get(family, ())]
 
 
 def identify(example: Example) -> str:
@@ -120,7 +132,8 @@ def plans(family: str, config: Config, corpus: Corpus) -> list[ModelPlan]:
     epochs = epochs_alone(config, sampling_rates(Mixing.of(config, corpus.splits["train"])))
     labelled = corpus.reports["train"].labelled
     fractions = {
-        f"tasks.{task}.train_fraction": declared.train_fraction * min(1.0, _MOST[family] / labelled[task])
+        f"tasks.{task}.train_fraction": declared.train_fraction
+        * min(1.0, (_MOST_LONG if declared.kind in _LONG else _MOST) / labelled[task])
         for task, declared in config.tasks.items()
     }
     config = adjusted(config, fractions)
@@ -135,7 +148,7 @@ def _cells(
     from palmette.study.regimes import adjusted
 
     found = []
-    for seed in _SEEDS if plan.config.is_trained else _SEEDS[:1]:
+    for seed in arguments.seeds if plan.config.is_trained else _SEEDS[:1]:
         config = adjusted(plan.config, {"training.seed": seed})
         name = f"{family}-{plan.name}"
         folder = arguments.runs / common.run_folder("families", name, config).relative_to(common.RUNS)
@@ -248,25 +261,28 @@ def _measure(corpus: Corpus, folder: Path, task: str, ids: Sequence[str]) -> dic
 # The table ----------------------------------------------------------------------------------------------------------
 
 
-def table(cells: Sequence[Mapping[str, Any]], families: Sequence[str], metrics: Mapping[str, str]) -> str:
+def table(cells: Sequence[Mapping[str, Any]], metrics: Mapping[str, str]) -> str:
     """Markdown: tasks down, families across; blank where a family cannot do a task, with the reason below."""
-    names = [family.replace("_", "-") for family in families]
-    rows = [f"| task | {' | '.join(names)} |", f"|---|{'---|' * len(families)}"]
+    names = [family.replace("_", "-") for family in _FAMILIES]
+    rows = [f"| task | {' | '.join(names)} |", f"|---|{'---|' * len(_FAMILIES)}"]
     for task, metric in metrics.items():
-        found = [[cell for cell in cells if cell["task"] == task and cell["family"] == family] for family in families]
+        found = [[cell for cell in cells if cell["task"] == task and cell["family"] == family] for family in _FAMILIES]
         rows.append(f"| {task}, {metric} | {' | '.join(cell_text(each) if each else '' for each in found)} |")
     used = {
-        family: max(max(cell["train_examples"].values()) for cell in cells if cell["family"] == family)
-        for family in families
-        if family != "zero_shot" and any(cell["family"] == family for cell in cells)
+        task: max((cell["train_examples"].get(task, 0) for cell in cells if cell["family"] != "zero_shot"), default=0)
+        for task in metrics
     }
-    cut = "; ".join(f"{family.replace('_', '-')} {count:,}" for family, count in used.items())
+    cut = ", ".join(f"{task} {count:,}" for task, count in used.items() if count)
+    missing = [
+        name for name, family in zip(names, _FAMILIES, strict=True) if family not in {c["family"] for c in cells}
+    ]
     tested = sorted({cell["examples"] for cell in cells})
     notes = [
         "Each cell: the metric times 100 (of both seeds where something is trained), the share of answers that nobody",
         "can read, milliseconds a text, peak memory while answering.",
         f"Test examples of each task: {', '.join(map(str, tested))}.",
-        *([f"Most training examples of a task: {cut}."] if cut else []),
+        *([f"Training examples: {cut}."] if cut else []),
+        *([f"Not measured yet: {', '.join(missing)}."] if missing else []),
         "Blank: generation has no head, so that only models that write answer it.",
     ]
     return "\n".join([*rows, "", " ".join(notes)])
