@@ -52,8 +52,8 @@ def peak_rss_gb() -> float:
 def keep_memory() -> None:
     """Let this process keep the memory that it gives up, as far as its C library can be told (glibc).
 
-    Training on a CPU asks for the same large pieces in every update. Handing them back each time costs page faults:
-    up to a fifth of an update (LOG.md, 2026-11-27).
+    Training on a CPU asks for the same large pieces in every update. Handing them back each time costs page faults: 4 %
+    of an update of heads, 8 % of one of an encoder-decoder (LOG.md, 2026-11-27).
     """
     if platform.libc_ver()[0] != "glibc":
         return
