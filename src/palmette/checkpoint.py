@@ -150,6 +150,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise RunError(f"{path}: does not hold this model's weights: {error}") from error
 
 
+def is_run(folder: Path, description: str) -> bool:
+    """Whether a folder is a run of a model that writes, whose trunk.json has this description."""
+    if not (folder / "config.yaml").is_file() or (folder / "config.json").exists():
+        return False
+    try:
+        return description in json.loads((folder / "trunk.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
 def load_heads(model: nn.Module, kinds: Mapping[str, AnyKind], path: str | Path) -> None:
     """Start a model's heads from those of a finished run; the head of a task that the run does not have stays new.
 

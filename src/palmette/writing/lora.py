@@ -166,7 +166,7 @@ def load_pretrained(config: Config, tasks: Iterable[str], *, device: str) -> tup
         RunError: the model of the run is no longer the one that its adapters were trained on.
     """
     start = Path(config.trunk.name)
-    if not is_run(start):
+    if not checkpoint.is_run(start, "base"):
         return _load(config, config.trunk.name, tasks, device)
     if not (start / "model.safetensors").exists():
         raise ConfigError(f"trunk: {start} is a run that has not finished: palmette train … --out {start} --resume")
@@ -211,16 +211,6 @@ def _load(config: Config, name: str, tasks: Iterable[str], device: str) -> tuple
     digest = digest_of(model)
     adapted = Adapted(model.model, config, tasks)
     return model, adapted.to(device).eval(), Base(name, digest)
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is a run that trained adapters."""
-    if not (folder / "config.yaml").is_file():
-        return False
-    try:
-        return "base" in json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
 
 
 def save_architecture(folder: Path, base: Base) -> None:

@@ -177,7 +177,7 @@ def load_pretrained(config: TrunkConfig, *, device: str = "cpu") -> tuple[Seq2Se
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    if is_run(Path(config.name)):
+    if checkpoint.is_run(Path(config.name), "seq2seq"):
         return _load_run(config, device)
     place = locate(config.name)
     try:
@@ -206,16 +206,6 @@ def _load_whole(place: str, settings: Any, device: str) -> Seq2Seq:
     if missing := sorted(found["missing_keys"]):
         raise ValueError(f"it lacks weights: {', '.join(missing[:5])}")
     return Seq2Seq(network.float())
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is the run of an encoder-decoder."""
-    if not (folder / "config.yaml").is_file() or (folder / "config.json").exists():
-        return False
-    try:
-        return "seq2seq" in json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
 
 
 def save_architecture(model: Seq2Seq, tokens: Tokens, folder: Path) -> None:
