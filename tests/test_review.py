@@ -750,7 +750,7 @@ def test_what_two_models_see_differently_reaches_people(connect: Connect) -> Non
         model, "r", 0, ONE, {"tone": Prediction("good", 0.9), "ner": Prediction(("O",) * 5, (0.9,) * 5)}
     )
     others = {"tone": Prediction("bad", 0.6), "ner": Prediction(("O",) * 5, (0.2,) * 5)}
-    assert reviews.disagreed(answered, others) == 1
+    assert reviews.disagreed([(answered, others)]) == 1
     item = client.ask("next", reviewer="anna")["item"]
     assert (item["task"], item["why"], item["prediction"], item["candidate"]) == ("tone", "disagreement", "good", "bad")
 

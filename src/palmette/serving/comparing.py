@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
@@ -37,8 +37,8 @@ class Compared:
 class Listener(Protocol):
     """Whoever wants to know of texts on which the models differ: the review queue."""
 
-    def disagreed(self, answer: Answered, others: Mapping[str, Prediction]) -> int:
-        """Look at a text, and at {task: answer of the other model} where that differs; how many it took."""
+    def disagreed(self, answers: Sequence[tuple[Answered, Mapping[str, Prediction]]]) -> int:
+        """Look at texts, each with {task: answer of the other model} where that differs; how many answers it took."""
 
 
 class Comparison:
@@ -95,8 +95,12 @@ class _Pairs:
         self._listener = listener
 
     def answered(self, answers: Sequence[Answered]) -> None:
-        """Compare the texts of a batch, request by request: one that fails is no fault of the others."""
+        """Compare the texts of a batch, request by request: one that fails is no fault of the others.
+
+        The listener is told at the end, of all of them at once: it writes into a database, for which no count waits.
+        """
         roster, trial = self._roster(), self._trial()
+        differing: list[tuple[Answered, Mapping[str, Prediction]]] = []
         for _, group in groupby(answers, key=lambda found: found.request_id):
             seen = list(group)
             other = roster.other(seen[0].model, seen[0].key)
@@ -113,6 +117,9 @@ class _Pairs:
             if other is roster.candidate:
                 trial.answered("candidate", None)
             self._count(found, trial)
+            differing += _differing(found)
+        if differing and self._listener is not None:
+            self._listener.disagreed(differing)
 
     def _count(self, found: Sequence[Compared], trial: Trial) -> None:
         by_task: dict[str, list[float]] = {}
@@ -125,18 +132,16 @@ class _Pairs:
             self._metrics.difference.labels(task).inc(sum(differences))
         # A request counts once, however many texts it has: they are seldom independent of each other.
         trial.compared({task: fmean(differences) for task, differences in by_task.items()})
-        if self._listener is not None:
-            for pair in found:
-                self._tell(pair, self._listener)
-
-    @staticmethod
-    def _tell(pair: Compared, listener: Listener) -> None:
-        differing = {task: pair.predictions[task] for task, far in pair.differences.items() if far > 0}
-        if differing:
-            listener.disagreed(pair.seen, differing)
 
     def close(self) -> None:
         """Nothing is kept."""
+
+
+def _differing(found: Iterable[Compared]) -> Iterator[tuple[Answered, Mapping[str, Prediction]]]:
+    """The texts on which the models differ, with the other one's answers."""
+    for pair in found:
+        if others := {task: pair.predictions[task] for task, far in pair.differences.items() if far > 0}:
+            yield pair.seen, others
 
 
 def _compare(seen: Sequence[Answered], other: Served) -> Iterable[Compared]:

@@ -130,28 +130,29 @@ class Reviews:
             self._counts.update(automatic)
         self._add(chosen)
 
-    def disagreed(self, answer: Answered, others: Mapping[str, Prediction]) -> int:
-        """Put the answers of a text into the queue on which another model says something else.
+    def disagreed(self, answers: Sequence[tuple[Answered, Mapping[str, Prediction]]]) -> int:
+        """Put those answers into the queue on which another model says something else.
 
         Args:
-            answer: what was answered.
-            others: {task: what the other model answers}.
+            answers: what was answered, each with {task: what the other model answers}.
 
         Returns:
             How many there are, whether the queue had room or not.
         """
-        self.know(answer.model)
-        found = [
-            _candidate(
-                answer,
-                task,
-                "disagreement",
-                automatic=self._doubt(answer.model.kinds[task], prediction) is None,
-                other=other,
-            )
-            for task, prediction in answer.predictions.items()
-            if (other := others.get(task)) is not None and other.label != prediction.label
-        ]
+        found = []
+        for answer, others in answers:
+            self.know(answer.model)
+            found += [
+                _candidate(
+                    answer,
+                    task,
+                    "disagreement",
+                    automatic=self._doubt(answer.model.kinds[task], prediction) is None,
+                    other=other,
+                )
+                for task, prediction in answer.predictions.items()
+                if (other := others.get(task)) is not None and other.label != prediction.label
+            ]
         self._add(found)
         return len(found)
 
