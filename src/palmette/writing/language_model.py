@@ -273,26 +273,24 @@ class LanguageModel:
         ]
         written: list[list[int]] = [[] for _ in requests]
         ended = [False] * len(requests)
+        going = {number for number, request in enumerate(requests) if request.longest > 0}
         rows = list(range(len(requests)))  # of the cache: whose each is
         while True:
             further = []
             for number, behind in zip(rows, logits, strict=True):
-                request, known = requests[number], len(written[number])
-                if not ended[number] and known < request.longest:
-                    ended[number] = self._write_on(
-                        request, constraints[number], behind, written[number], partial(grown, number)
-                    )
-                further.append(written[number][known:] or [self._end])
-            going = [
-                place
-                for place, number in enumerate(rows)
-                if not ended[number] and len(written[number]) < requests[number].longest
-            ]
+                answer, known = written[number], len(written[number])
+                if number in going:
+                    request = requests[number]
+                    ended[number] = self._write_on(request, constraints[number], behind, answer, partial(grown, number))
+                    if ended[number] or len(answer) == request.longest:
+                        going.remove(number)
+                further.append(answer[known:] or [self._end])
             if not going:
                 return list(zip(written, ended, strict=True))
             if 2 * len(going) <= len(rows):  # those that have ended cost as much as the others
-                rows, further = [rows[place] for place in going], [further[place] for place in going]
-                kept = torch.tensor(going, device=mask.device)
+                places = [place for place, number in enumerate(rows) if number in going]
+                rows, further = [rows[place] for place in places], [further[place] for place in places]
+                kept = torch.tensor(places, device=mask.device)
                 cache.batch_select_indices(kept)
                 mask = mask[kept]
             cache, logits, mask = self._compute(further, cache, mask)
