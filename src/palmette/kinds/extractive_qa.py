@@ -177,6 +177,23 @@ class ExtractiveQA(Kind[Answers]):
             return (), True
         return (Answer(-1, UNREADABLE),), False
 
+    def next_pieces(self, written: tuple[str, ...], example: Example) -> tuple[str, ...]:
+        """Words of the passage that stand behind those written, wherever these stand; at first any."""
+        if example.pair is None or not example.pair.words or (written and written[0] == _NOTHING):
+            return ("",) if written else (_NOTHING,)
+        text, spans = example.pair.string, example.pair.spans
+        words = [squeeze(text[start:stop]) for start, stop in spans]
+        done = [squeeze(piece) for piece in written]
+        count = len(done)
+        behind = [place + count for place in range(len(words) - count + 1) if words[place : place + count] == done]
+        pieces = [
+            text[spans[place - 1][1] if written else spans[place][0] : spans[place][1]]
+            for place in behind
+            if place < len(words)
+        ]
+        ends = ("",) if written else ((_NOTHING,) if self.state["unanswerable"] else ())
+        return (*dict.fromkeys(pieces), *ends)
+
     def render(self, prediction: Prediction, example: Example) -> dict[str, Any]:
         answers: Any = prediction.label
         confidence = round(self.calibration.mean(float(prediction.confidence)), 4)  # type: ignore[arg-type]

@@ -230,7 +230,7 @@ def longest_output(kind: AnyKind, example: Example) -> int:
     words = sum(map(len, example.key))
     pieces = kind.next_pieces((), example)
     if pieces is None:
-        return 64  # an answer out of a passage
+        return 64
     if len(kind.labels) == 0 or kind.labels == pieces:
         return 16 + 2 * _SUBWORDS_A_WORD * 4
     return 16 + 2 * _SUBWORDS_A_WORD * max(words, len(kind.labels))
