@@ -294,7 +294,8 @@ def cell_text(cells: Sequence[Mapping[str, Any]]) -> str:
     unread = statistics.fmean(cell["unparseable"] for cell in cells)
     ms = statistics.fmean(cell["ms"] for cell in cells)
     memory = max(cell["rss_gb"] for cell in cells)
-    return f"{values}<br>{100 * unread:.1f} % unparseable<br>{ms:,.3g} ms, {memory:.1f} GB"
+    shown = f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
+    return f"{values}<br>{100 * unread:.1f} % unparseable<br>{shown} ms, {memory:.1f} GB"
 
 
 def _by_task(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
